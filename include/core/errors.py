@@ -1,0 +1,282 @@
+"""The registry of everything that can go wrong, and the one exception that carries it.
+
+An error states facts (entity, batch, column, setting …), never a value of a row: the legacy id and the
+column lead there for whoever may look. "The data is wrong" is not an error but a result (quarantine,
+finding, failed check); errors say "I could not look" or "I must not go on".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Category(StrEnum):
+    """The five kinds of error."""
+
+    CONFIGURATION = "configuration"
+    CONNECTION = "connection"
+    DATA_VALIDATION = "data validation"
+    TRANSFORMATION = "transformation"
+    API = "api"
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """One registered error.
+
+    ``transient`` errors are retried by the run itself; ``retry_safe`` says whether a person may retry
+    by hand once the cause is gone (every write is idempotent, so this is almost always true).
+    """
+
+    code: str
+    category: Category
+    meaning: str
+    next_step: str
+    transient: bool = False
+    retry_safe: bool = True
+
+
+def _kinds() -> Iterable[ErrorKind]:
+    config, connection = Category.CONFIGURATION, Category.CONNECTION
+    data, transform, api = Category.DATA_VALIDATION, Category.TRANSFORMATION, Category.API
+    yield ErrorKind(
+        "PARAM_UNKNOWN",
+        config,
+        "The run was given a parameter that does not exist.",
+        "Remove or correct the named parameter and trigger again; the DAG's manual lists all of them.",
+    )
+    yield ErrorKind(
+        "PARAM_INVALID",
+        config,
+        "A parameter has a value outside its limits.",
+        "Give a value within the limits named in the message and trigger again.",
+    )
+    yield ErrorKind(
+        "ENTITY_UNKNOWN",
+        config,
+        "The run names an entity that this tool does not know.",
+        "Use names from the list in the message, or leave `entities` empty for all of them.",
+    )
+    yield ErrorKind(
+        "ENTITY_PARENT_MISSING",
+        config,
+        "An entity was chosen without one it refers to, and that one was never loaded.",
+        "Add the named entity to `entities`, or load it first in a run of its own.",
+    )
+    yield ErrorKind(
+        "CONNECTION_MISSING",
+        config,
+        "Neither the Airflow connection nor the environment variables for a system are set.",
+        "Set the connection or the variables named in the message (README, 'Your own databases').",
+    )
+    yield ErrorKind(
+        "SOURCE_UNREACHABLE",
+        connection,
+        "The legacy database did not answer.",
+        "Check host, port, network and TLS of connection `legacy_mdw`, then clear the failed task.",
+        transient=True,
+    )
+    yield ErrorKind(
+        "SOURCE_LOGIN_REFUSED",
+        connection,
+        "The legacy database refused the login.",
+        "Correct user, password or database name of connection `legacy_mdw`, then clear the failed task.",
+    )
+    yield ErrorKind(
+        "SOURCE_QUERY_FAILED",
+        connection,
+        "A statement sent to the legacy database failed.",
+        "Look the SQLSTATE up; 57014 means the statement timeout was reached. Then clear the failed task.",
+    )
+    yield ErrorKind(
+        "SOURCE_INTERRUPTED",
+        connection,
+        "The connection to the legacy database broke, or the server cancelled the statement.",
+        "Nothing to do while retries remain; then check the server and clear the failed task.",
+        transient=True,
+    )
+    yield ErrorKind(
+        "SOURCE_DRIFT",
+        config,
+        "The legacy database lacks a table or column that a chosen entity needs, or has it with another type.",
+        "Compare the listed names with the source. If a column was renamed, change it in the entity's file "
+        "under include/entities; if a whole table is gone, leave its entities out of `entities`.",
+    )
+    yield ErrorKind(
+        "SOURCE_FORBIDDEN",
+        config,
+        "The legacy role may not read a table that a chosen entity needs.",
+        "GRANT SELECT on the listed tables to the role of connection `legacy_mdw`.",
+    )
+    yield ErrorKind(
+        "TARGET_UNREACHABLE",
+        connection,
+        "The target database did not answer.",
+        "Check host, port, network and TLS of connection `supabase_db`, then clear the failed task.",
+        transient=True,
+    )
+    yield ErrorKind(
+        "TARGET_LOGIN_REFUSED",
+        connection,
+        "The target database refused the login.",
+        "Correct user, password or database name of connection `supabase_db`, then clear the failed task.",
+    )
+    yield ErrorKind(
+        "TARGET_QUERY_FAILED",
+        connection,
+        "A statement sent to the target database failed.",
+        "Look the SQLSTATE up in the PostgreSQL manual; the batch was rolled back whole. Then clear the task.",
+    )
+    yield ErrorKind(
+        "TARGET_INTERRUPTED",
+        connection,
+        "The connection to the target broke, or the server ended the transaction (deadlock, shutdown).",
+        "Nothing to do while retries remain; the batch was rolled back whole. Then clear the failed task.",
+        transient=True,
+    )
+    yield ErrorKind(
+        "TARGET_PLATFORM_MISSING",
+        config,
+        "The target is not a Supabase database: roles or schemas that Supabase provides are absent.",
+        "Point `supabase_db` at a Supabase database; on a plain PostgreSQL run "
+        "include/sql/platform/supabase_platform.sql once as a superuser.",
+    )
+    yield ErrorKind(
+        "TARGET_SCHEMA_CHANGED",
+        config,
+        "A schema file that was already deployed differs from the one recorded in the target.",
+        "Never edit a released file: restore it from version control and put the change into a new file.",
+        retry_safe=False,
+    )
+    yield ErrorKind(
+        "TARGET_SCHEMA_FOREIGN",
+        config,
+        "The target holds tables of ours that this tool did not deploy.",
+        "Use an empty database, or move the listed tables away: they are never overwritten.",
+        retry_safe=False,
+    )
+    yield ErrorKind(
+        "TARGET_DIMENSIONS",
+        config,
+        "The target's vector columns have another number of dimensions than the embedding provider.",
+        "Choose the provider the target was deployed for, or run with enable_ai=false.",
+    )
+    yield ErrorKind(
+        "RUN_STOPPED",
+        data,
+        "Another task of this run failed, and fail_fast stops the rest.",
+        "Repair the first failed task (the report names it), then clear it together with what follows it.",
+    )
+    yield ErrorKind(
+        "RUN_STATE_MISSING",
+        config,
+        "The tracking tables know nothing of this run.",
+        "Clear `preparation.open_run` and what follows it, or trigger a new run.",
+    )
+    yield ErrorKind(
+        "STAGING_MISSING",
+        transform,
+        "A staged file that this step reads is gone.",
+        "Clear the extraction task of the entity together with what follows it.",
+    )
+    yield ErrorKind(
+        "TRANSFORM_FAILED",
+        transform,
+        "A rule of an entity failed on a whole batch.",
+        "This is a defect of the rule named in the message: mend it, then clear the transformation task.",
+    )
+    yield ErrorKind(
+        "TOO_MANY_REJECTED",
+        data,
+        "A larger share of an entity's rows was rejected than max_rejected allows.",
+        "Look at migration.quarantine for the codes; repair the cause, or raise max_rejected.",
+    )
+    yield ErrorKind(
+        "CHECKS_FAILED",
+        data,
+        "Validation found the target different from what the source demands.",
+        "Open the report: every failed check lists what was expected, what was found and sample keys.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_KEY_REFUSED",
+        api,
+        "The embedding provider refused the key.",
+        "Put a valid key into connection `openai_default` or OPENAI_API_KEY, then clear the failed task.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_QUOTA",
+        api,
+        "The embedding provider's quota is used up.",
+        "Raise the quota or wait for its renewal, then clear the failed task: nothing is paid for twice.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_BUSY",
+        api,
+        "The embedding provider limits the rate, is overloaded or did not answer.",
+        "Nothing to do while retries remain; then wait and clear the failed task.",
+        transient=True,
+    )
+    yield ErrorKind(
+        "EMBEDDING_REFUSED",
+        api,
+        "The embedding provider refused the request (unknown model, malformed request).",
+        "Check the model's name and the provider's message code, then clear the failed task.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_WRONG_ANSWER",
+        api,
+        "The provider's answer does not hold one finite vector of the right size per text; nothing was stored.",
+        "Clear the failed task; if it happens again, check the model and its number of dimensions.",
+        transient=True,
+    )
+
+
+REGISTRY: dict[str, ErrorKind] = {kind.code: kind for kind in _kinds()}
+
+
+class MigrationError(Exception):
+    """An error from the registry, with the facts of this occurrence.
+
+    Raise it with ``from None`` where the cause could quote a row's values (database drivers do).
+
+    Args:
+        code: a key of :data:`REGISTRY`; a ``KeyError`` says that it is not registered.
+        detail: one sentence of what exactly happened here; no value of a row.
+        facts: where it happened (``entity="patients"``, ``batch="p000-b0003"`` …).
+    """
+
+    def __init__(self, code: str, detail: str, **facts: object) -> None:
+        self.kind = REGISTRY[code]
+        self.detail = detail
+        self.facts = facts
+        super().__init__(self._text())
+
+    @property
+    def code(self) -> str:
+        """The stable code, the heading of its section in the runbook."""
+        return self.kind.code
+
+    @property
+    def transient(self) -> bool:
+        """Whether the run retries this by itself."""
+        return self.kind.transient
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default would call the class with the finished text alone.
+        return _rebuild, (self.kind.code, self.detail, self.facts)
+
+    def _text(self) -> str:
+        where = ", ".join(f"{name}={value}" for name, value in self.facts.items())
+        retry = "retrying is safe" if self.kind.retry_safe else "retrying will not help and may do harm"
+        lines = [f"[{self.kind.code}] {self.kind.meaning} {self.detail}"]
+        if where:
+            lines.append(f"  where: {where}")
+        lines.append(f"  retry: {'automatic' if self.kind.transient else 'not automatic'}; {retry}")
+        lines.append(f"  next:  {self.kind.next_step}")
+        return "\n".join(lines)
+
+
+def _rebuild(code: str, detail: str, facts: dict[str, object]) -> MigrationError:
+    return MigrationError(code, detail, **facts)
