@@ -1,0 +1,81 @@
+"""The full migration: everything, all phases."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.sdk import DAG, Param, chain
+
+from include.core.settings import params
+from include.entities import ENTITIES
+from plugins import phases
+
+MANUAL = """
+### Full migration: legacy MDW → Supabase
+
+Moves every chosen entity from the legacy database to the target and proves that nothing was lost. Running it
+again is harmless: rows that did not change are not written.
+
+**Before you start.** Connections `legacy_mdw` (a role with SELECT is enough) and `supabase_db` must work. The
+first run should be a dry run (the default): it predicts every count and writes nothing to the business tables.
+
+**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `fail_fast`,
+`keep_staging`, `log_level`; the form describes each. Unknown keys are refused.
+
+**When a task is red.**
+
+| Task | What it means | What to do |
+|---|---|---|
+| `preparation.*` | A parameter, a connection or a schema is not as needed; nothing was written | Read the last lines of its log, repair, trigger again |
+| `extraction.*`, `transformation.*` | The source or a rule failed; nothing was written to the business tables | Repair, then *Clear* the task (with downstream): finished batches are not read again |
+| `loading.*` | One batch was rolled back whole, all others stand | Repair, then *Clear* the task (with downstream): it goes on with its first unfinished batch |
+| `ai_enhancement.*` | The embedding provider failed; loaded rows and stored vectors stand | Repair, then *Clear* it (with downstream): stored vectors are not paid for again |
+| `validation.*` | The target is not what the source demands | Open the report: each failed check has sample keys |
+
+`[RUN_STOPPED]` in a log only says that another task failed first. The report of every run, failed or not, is
+written by `completion.report`; its log names the place.
+"""
+
+
+
+def _form() -> dict[str, Param]:
+    """The trigger form, from the same table that preparation checks against."""
+    form = {}
+    for param in params(ENTITIES, dry_run=True, environment=os.environ):
+        limits = {"minimum": param.minimum, "maximum": param.maximum}
+        schema = {key: value for key, value in limits.items() if value is not None}
+        if param.kind == "array":
+            schema |= {"items": {"enum": [*param.choices]}, "examples": [*param.choices]}
+        elif param.choices:
+            schema["enum"] = [*param.choices]
+        form[param.name] = Param(
+            param.default, type=param.kind, title=param.title, description=param.description, **schema
+        )
+    return form
+
+
+with DAG(
+    dag_id="mdw_full_migration",
+    description="Everything from the legacy MDW database to Supabase, with proof",
+    doc_md=MANUAL,
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    params=_form(),
+    tags=["mdw", "migration"],
+    render_template_as_native_obj=True,
+):
+    preparation, first, plan = phases.preparation()
+    extraction, extracted = phases.extraction(plan)
+    transformation, transformed = phases.transformation(extracted)
+    loading, loaded = phases.loading(transformed)
+    chain(
+        preparation,
+        extraction,
+        transformation,
+        phases.deduplication(transformed),
+        loading,
+        phases.ai_enhancement(plan),
+        phases.validation(),
+        phases.completion(first),
+    )

@@ -1,0 +1,83 @@
+"""Mapping configuration: what legacy codes mean, as data (include/mappings/codes.toml).
+
+Sources contradict each other about most codes (docs/legacy-mdw.md), so every meaning is configuration with
+a default and carries how sure it is; ``MIGRATION_MAPPING_FILE`` names a file whose tables override ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from include.core.errors import MigrationError
+
+_SHIPPED = Path(__file__).parent.parent / "mappings" / "codes.toml"
+
+
+@dataclass(frozen=True)
+class CodeMap:
+    """Meanings of one kind of legacy code: raw text to value; ``default`` for codes without a meaning."""
+
+    name: str
+    meanings: Mapping[str, str]
+    default: str | None
+
+
+def code_map(name: str) -> CodeMap:
+    """A table of the configuration whose entries are codes.
+
+    Raises:
+        KeyError: there is no such table.
+    """
+    table = configuration()[name]
+    meanings = {code: entry["value"] for code, entry in table["codes"].items() if "value" in entry}
+    return CodeMap(name, meanings, table.get("default"))
+
+
+def setting(table: str, key: str) -> Any:
+    """A single setting of the configuration."""
+    return configuration()[table][key]
+
+
+@cache
+def configuration() -> dict[str, Any]:
+    """The shipped configuration with the override's tables laid over it.
+
+    Raises:
+        MigrationError: PARAM_INVALID, the override cannot be read or names an unknown table.
+    """
+    shipped: dict[str, Any] = tomllib.loads(_SHIPPED.read_text(encoding="utf-8"))
+    override = os.environ.get("MIGRATION_MAPPING_FILE")
+    return {**shipped, **_read_override(Path(override), shipped)} if override else shipped
+
+
+@cache
+def mapping_version() -> str:
+    """Version of the effective configuration: the declared one and a digest of the content."""
+    content = json.dumps(configuration(), sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return f"{configuration()['version']}-{digest}"
+
+
+def _read_override(path: Path, shipped: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        override = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise MigrationError(
+            "PARAM_INVALID",
+            f"MIGRATION_MAPPING_FILE cannot be read ({type(error).__name__}: {error}).",
+            file=path,
+        ) from None
+    unknown = sorted(set(override) - set(shipped))
+    if unknown:
+        raise MigrationError(
+            "PARAM_INVALID", f"Unknown tables {unknown}; known are {sorted(shipped)}.", file=path
+        )
+    return override

@@ -1,0 +1,218 @@
+"""The report of a run, made from tracked facts alone: one dictionary, and three ways to write it.
+
+It holds counts, codes, legacy ids and settings, never a value of a row.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+FATES = ("inserted", "updated", "unchanged", "merged", "rejected", "skipped")
+PHASES = ("extraction", "transformation", "loading", "ai_enhancement")
+_MOST_LISTED = 50
+
+
+def build(
+    *,
+    run: Mapping[str, Any] | None,
+    batches: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+    findings: Iterable[tuple[str, str, str, int]],
+    failed_tasks: Sequence[str],
+    order: Sequence[str],
+) -> dict[str, Any]:
+    """Put the report together.
+
+    Args:
+        run: the row of migration.runs; None when the run failed before it was opened.
+        order: entities, parents first.
+    """
+    loading = [batch for batch in batches if batch["phase"] == "loading"]
+    entities = [_entity(name, loading) for name in order if any(b["entity"] == name for b in loading)]
+    failed_checks = [dict(c) for c in checks if not c["passed"] and c["severity"] == "fail"]
+    succeeded = run is not None and not failed_tasks
+    return {
+        "run_id": run["run_id"] if run else None,
+        "mode": "dry run" if run and run["dry_run"] else "real run",
+        "type": run["type"] if run else None,
+        "status": "completed" if succeeded else "failed",
+        "started_at": run["started_at"] if run else None,
+        "failed_tasks": list(failed_tasks),
+        "next_steps": _next_steps(run, failed_tasks, failed_checks),
+        "entities": entities,
+        "phases": [_phase(name, batches) for name in PHASES if any(b["phase"] == name for b in batches)],
+        "checks": {
+            "passed": sum(bool(c["passed"]) for c in checks),
+            "failed": len(failed_checks),
+            "warned": sum(not c["passed"] and c["severity"] == "warn" for c in checks),
+            "not_passed": [dict(c) for c in checks if not c["passed"]],
+        },
+        "findings": [dict(zip(("entity", "kind", "code", "rows"), row, strict=True)) for row in findings],
+        "parameters": run["parameters"] if run else {},
+        "versions": {"mapping": run["mapping_version"], "code": run["code_version"]} if run else {},
+    }
+
+
+def _entity(name: str, loading: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    mine = [batch for batch in loading if batch["entity"] == name]
+    seconds = sum(batch["seconds"] or 0 for batch in mine)
+    rows = sum(batch["extracted"] for batch in mine)
+    sums = {fate: sum(batch[fate] for batch in mine) for fate in FATES}
+    return {
+        "entity": name,
+        "source_rows": rows,
+        **sums,
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(rows / seconds) if seconds else None,
+    }
+
+
+def _phase(name: str, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    mine = [batch for batch in batches if batch["phase"] == name]
+    rows = sum(batch["extracted"] for batch in mine)
+    wall = _wall_seconds(mine)
+    return {
+        "phase": name,
+        "batches": len(mine),
+        "rows": rows,
+        "work_seconds": round(sum(batch["seconds"] or 0 for batch in mine), 3),
+        "wall_seconds": round(wall, 3),
+        "rows_per_second": round(rows / wall) if wall else None,
+        "peak_memory_mb": max((round(b["memory_mb"]) for b in mine if b["memory_mb"]), default=None),
+    }
+
+
+def _wall_seconds(batches: Sequence[Mapping[str, Any]]) -> float:
+    """From the start of the first batch to the end of the last."""
+    ends: list[datetime] = [batch["recorded_at"] for batch in batches]
+    starts = [b["recorded_at"].timestamp() - (b["seconds"] or 0) for b in batches]
+    return max(end.timestamp() for end in ends) - min(starts)
+
+
+def _next_steps(
+    run: Mapping[str, Any] | None, failed_tasks: Sequence[str], failed_checks: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    if run is None:
+        return ["Nothing was read or written. The first failed task's log ends with what to do."]
+    if failed_checks:
+        return ["Look at the failed checks below; run again after the cause is repaired: reruns are harmless."]
+    if failed_tasks:
+        return [
+            f"Open the log of {failed_tasks[0]}: its last lines say what to do.",
+            "Then clear the failed tasks with what follows them; finished batches are not done again.",
+        ]
+    if run["dry_run"]:
+        return ["Nothing was written to the business tables. Trigger again with dry_run off to do it."]
+    return ["Look at the rows in quarantine, if any; the next run retries them by itself."]
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """One line: what kind of run, how it ended."""
+    rows = sum(entity["source_rows"] for entity in report["entities"])
+    checks = report["checks"]
+    return (
+        f"{report['mode'].upper()} {report['status']}: {rows:,} rows of {len(report['entities'])} entities,"
+        f" {checks['passed']} checks passed, {checks['failed']} failed"
+    )
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """The summary for a terminal."""
+    columns = ("entity", "source_rows", *FATES, "seconds", "rows_per_second")
+    lines = [headline(report), "", *_table(columns, report["entities"])]
+    phase_columns = ("phase", "batches", "rows", "wall_seconds", "rows_per_second", "peak_memory_mb")
+    lines += ["", *_table(phase_columns, report["phases"])]
+    if report["findings"]:
+        lines += ["", *_table(("entity", "kind", "code", "rows"), report["findings"][:_MOST_LISTED])]
+    for check in report["checks"]["not_passed"]:
+        lines.append(
+            f"check {check['name']} of {check['entity']} ({check['severity']}): expected {check['expected']},"
+            f" found {check['found']}, e.g. {', '.join(check['sample_keys']) or 'none'}"
+        )
+    if report["failed_tasks"]:
+        lines += ["", f"failed tasks: {', '.join(report['failed_tasks'])}"]
+    return "\n".join([*lines, "", *(f"next: {step}" for step in report["next_steps"]), ""])
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = [[_title(column) for column in columns], *([_cell(row[c]) for c in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    numeric = [all(not isinstance(row[c], str) for row in rows) for c in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _title(column: str) -> str:
+    return {"rows_per_second": "rows/s", "source_rows": "source", "peak_memory_mb": "peak MB"}.get(
+        column, column.replace("_", " ")
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def as_html(report: Mapping[str, Any]) -> str:
+    """A page of its own, printable, every value escaped."""
+    failed = report["status"] != "completed"
+    steps = "".join(f"<li>{html.escape(step)}</li>" for step in report["next_steps"])
+    parts = [
+        f"<h1 class='{'failed' if failed else 'ok'}'>{html.escape(headline(report))}</h1>",
+        f"<p>Run {html.escape(str(report['run_id']))}, started {html.escape(str(report['started_at']))}</p>",
+        f"<h2>What to do next</h2><ul>{steps}</ul>",
+        _html_table("Rows and their fates", ("entity", "source_rows", *FATES, "seconds"), report["entities"]),
+        _html_table(
+            "Phases",
+            ("phase", "batches", "rows", "wall_seconds", "rows_per_second", "peak_memory_mb"),
+            report["phases"],
+        ),
+        _html_table(
+            "Checks that did not pass",
+            ("entity", "name", "severity", "expected", "found", "sample_keys"),
+            report["checks"]["not_passed"],
+        ),
+        _html_table("Quarantine and findings", ("entity", "kind", "code", "rows"), report["findings"]),
+        _html_table("Parameters", ("name", "value"), _pairs(report["parameters"])),
+        _html_table("Versions", ("name", "value"), _pairs(report["versions"])),
+    ]
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Migration report</title><style>"
+        "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+        "table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;"
+        "text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}"
+        "h1.ok{color:#12632b}h1.failed{color:#a3160d}</style></head><body>"
+        f"{''.join(parts)}</body></html>"
+    )
+
+
+def _pairs(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": str(value)} for name, value in values.items()]
+
+
+def _html_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return f"<h2>{html.escape(title)}</h2><p>None.</p>"
+    head = "".join(f"<th class='{_align(rows, c)}'>{html.escape(_title(c))}</th>" for c in columns)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td class='{_align(rows, c)}'>{html.escape(_cell(row[c]))}</td>" for c in columns)
+        + "</tr>"
+        for row in rows
+    )
+    return f"<h2>{html.escape(title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _align(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    return "n" if isinstance(rows[0][column], int | float) else ""

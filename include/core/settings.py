@@ -1,0 +1,200 @@
+"""The parameters of a run: one table from which the trigger form, the checks and the manual are made.
+
+The form validates in the browser, but the API, the CLI and schedules bypass it; preparation therefore
+checks every value again and refuses unknown keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from include.core.errors import MigrationError
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter.
+
+    Attributes:
+        kind: JSON type: boolean, integer, number, string or array (of names).
+        variable: environment variable that supplies the default.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    title: str
+    description: str
+    variable: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked parameters of a run."""
+
+    dry_run: bool
+    entities: tuple[str, ...]
+    enable_ai: bool
+    batch_size: int
+    max_retries: int
+    max_rejected: float
+    fail_fast: bool
+    keep_staging: bool
+    log_level: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For the run's record; there are no secrets among parameters."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def params(entities: Collection[str], *, dry_run: bool, environment: Mapping[str, str]) -> list[Param]:
+    """Every parameter with its default; ``environment`` overrides defaults by name of variable."""
+    declared = [
+        Param(
+            "dry_run",
+            "boolean",
+            dry_run,
+            "Dry run",
+            "Run everything up to loading and predict every count exactly, writing nothing to the business tables.",
+        ),
+        Param(
+            "entities",
+            "array",
+            [],
+            "Entities",
+            "Which entities to migrate; none chosen means all. What they refer to must be chosen too, or loaded.",
+            choices=tuple(entities),
+        ),
+        Param(
+            "enable_ai",
+            "boolean",
+            True,
+            "AI enhancement",
+            "Embed documents of projects, cases and workflow tasks. Off: no provider is needed or touched.",
+        ),
+        Param(
+            "batch_size",
+            "integer",
+            25_000,
+            "Batch size",
+            "Rows per commit. Small batches cost time, large ones memory.",
+            variable="MIGRATION_BATCH_SIZE",
+            minimum=1,
+            maximum=250_000,
+        ),
+        Param(
+            "max_retries",
+            "integer",
+            3,
+            "Retries",
+            "How often a step is retried after a transient error. Permanent errors are never retried.",
+            variable="MIGRATION_MAX_RETRIES",
+            minimum=0,
+            maximum=10,
+        ),
+        Param(
+            "max_rejected",
+            "number",
+            0.1,
+            "Most rejected",
+            "Share of an entity's rows that may go to quarantine before the run stops (0.1 = 10 %).",
+            minimum=0,
+            maximum=1,
+        ),
+        Param(
+            "fail_fast",
+            "boolean",
+            True,
+            "Fail fast",
+            "After the first failure no further batch starts. Off: independent batches go on.",
+        ),
+        Param(
+            "keep_staging",
+            "boolean",
+            False,
+            "Keep staging",
+            "Keep the staged files after success. They hold health data. After a failure they are always kept.",
+        ),
+        Param(
+            "log_level",
+            "string",
+            "INFO",
+            "Log level",
+            "How much the migration logs.",
+            variable="MIGRATION_LOG_LEVEL",
+            choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        ),
+    ]
+    return [_with_default(param, environment) for param in declared]
+
+
+def check(values: Mapping[str, Any], known: Collection[Param]) -> Settings:
+    """Settings from a run's parameters.
+
+    Raises:
+        MigrationError: PARAM_UNKNOWN, PARAM_INVALID or ENTITY_UNKNOWN.
+    """
+    by_name = {param.name: param for param in known}
+    unknown = sorted(set(values) - set(by_name))
+    if unknown:
+        raise MigrationError("PARAM_UNKNOWN", f"Unknown: {unknown}; known are {sorted(by_name)}.")
+    checked = {name: _checked(param, values.get(name, param.default)) for name, param in by_name.items()}
+    checked["entities"] = tuple(checked["entities"])
+    return Settings(**checked)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "array": (list, tuple),
+}
+
+
+def _checked(param: Param, value: Any) -> Any:
+    right_type = isinstance(value, _TYPES[param.kind]) and (param.kind == "boolean" or not isinstance(value, bool))
+    if not right_type:
+        raise MigrationError("PARAM_INVALID", f"{param.name} must be of type {param.kind}.", param=param.name)
+    if param.kind == "array":
+        return _checked_names(param, value)
+    if param.choices and value not in param.choices:
+        raise MigrationError("PARAM_INVALID", f"{param.name} must be one of {list(param.choices)}.", param=param.name)
+    too_low = param.minimum is not None and not value >= param.minimum  # "not >=" refuses NaN as well
+    too_high = param.maximum is not None and not value <= param.maximum
+    if too_low or too_high:
+        limits = f"between {param.minimum:g} and {param.maximum:g}"
+        raise MigrationError("PARAM_INVALID", f"{param.name} must be {limits}.", param=param.name)
+    return value
+
+
+def _checked_names(param: Param, value: Collection[Any]) -> list[str]:
+    unknown = [name for name in value if name not in param.choices]
+    if unknown:
+        shown = [repr(name)[:60] for name in unknown[:10]]
+        raise MigrationError(
+            "ENTITY_UNKNOWN", f"Unknown: {', '.join(shown)}; known are {list(param.choices)}.", param=param.name
+        )
+    return list(dict.fromkeys(value))
+
+
+def _with_default(param: Param, environment: Mapping[str, str]) -> Param:
+    """The parameter with its default taken from the environment, if set there.
+
+    A value that cannot be read is left as text, so that the check of preparation names it: a DAG file that
+    cannot be parsed would only vanish from the list of DAGs.
+    """
+    text = environment.get(param.variable, "") if param.variable else ""
+    if not text:
+        return param
+    default: Any = text
+    if param.kind == "integer" and text.strip().lstrip("-").isdigit():
+        default = int(text)
+    if param.name == "log_level":
+        default = text.strip().upper()
+    return Param(**{**{f.name: getattr(param, f.name) for f in fields(param)}, "default": default})

@@ -1,0 +1,210 @@
+-- Tracking: what ran, what became of every row, what differs. Not exposed to anon or authenticated.
+CREATE SCHEMA IF NOT EXISTS migration;
+REVOKE ALL ON SCHEMA migration FROM PUBLIC;
+
+CREATE TABLE migration.schema_versions (
+  name text PRIMARY KEY,
+  hash text NOT NULL,
+  deployed_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE migration.runs (
+  run_id text PRIMARY KEY,
+  type text NOT NULL CHECK (type IN ('full', 'incremental')),
+  dry_run boolean NOT NULL,
+  status text NOT NULL CHECK (status IN ('running', 'completed', 'failed')),
+  phase text,
+  started_at timestamptz NOT NULL DEFAULT now(),
+  ended_at timestamptz,
+  started_by text,
+  parameters jsonb NOT NULL,
+  mapping_version text NOT NULL,
+  code_version text NOT NULL,
+  source_horizon bigint,
+  failed_steps text[] NOT NULL DEFAULT '{}',
+  counts jsonb,
+  report_uri text
+);
+
+CREATE TABLE migration.batches (
+  run_id text NOT NULL REFERENCES migration.runs,
+  entity text NOT NULL,
+  phase text NOT NULL,
+  batch text NOT NULL,
+  key_range text,
+  status text NOT NULL DEFAULT 'done' CHECK (status IN ('done', 'failed')),
+  attempt integer NOT NULL DEFAULT 1,
+  extracted bigint NOT NULL DEFAULT 0,
+  inserted bigint NOT NULL DEFAULT 0,
+  updated bigint NOT NULL DEFAULT 0,
+  unchanged bigint NOT NULL DEFAULT 0,
+  merged bigint NOT NULL DEFAULT 0,
+  rejected bigint NOT NULL DEFAULT 0,
+  skipped bigint NOT NULL DEFAULT 0,
+  seconds double precision,
+  memory_mb double precision,
+  fingerprint text,
+  error_code text,
+  recorded_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (run_id, entity, phase, batch),
+  CONSTRAINT every_row_has_one_fate CHECK (
+    phase <> 'loading' OR status <> 'done'
+    OR extracted = inserted + updated + unchanged + merged + rejected + skipped)
+);
+
+CREATE TABLE migration.id_map (
+  entity text NOT NULL,
+  legacy_id text NOT NULL,
+  target_id uuid NOT NULL,
+  survivor_id uuid,
+  content_hash bytea,
+  mapping_version text,
+  state text NOT NULL CHECK (state IN ('live', 'merged', 'deleted', 'quarantined')),
+  first_run text NOT NULL,
+  last_run text NOT NULL,
+  PRIMARY KEY (entity, legacy_id),
+  CHECK ((state = 'merged') = (survivor_id IS NOT NULL))
+);
+
+CREATE TABLE migration.finding_kinds (
+  code text PRIMARY KEY,
+  reason text NOT NULL,
+  how_to_fix text NOT NULL
+);
+
+CREATE TABLE migration.quarantine (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  entity text NOT NULL,
+  legacy_id text NOT NULL,
+  code text NOT NULL REFERENCES migration.finding_kinds,
+  "column" text NOT NULL,
+  reason text NOT NULL,
+  how_to_fix text NOT NULL,
+  payload jsonb,
+  status text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 're-driven', 'waived')),
+  run_id text NOT NULL,
+  resolved_run_id text,
+  recorded_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX quarantine_open ON migration.quarantine (entity, legacy_id) WHERE status = 'open';
+
+CREATE TABLE migration.findings (
+  entity text NOT NULL,
+  legacy_id text NOT NULL,
+  code text NOT NULL REFERENCES migration.finding_kinds,
+  "column" text NOT NULL,
+  run_id text NOT NULL,
+  PRIMARY KEY (entity, legacy_id, code, "column")
+);
+
+CREATE TABLE migration.watermarks (
+  name text PRIMARY KEY,
+  horizon bigint NOT NULL,
+  system_identifier text,
+  run_id text NOT NULL,
+  recorded_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE migration.duplicate_pairs (
+  entity text NOT NULL,
+  left_legacy_id text NOT NULL,
+  right_legacy_id text NOT NULL,
+  score double precision NOT NULL CHECK (score BETWEEN 0 AND 1),
+  explanation jsonb NOT NULL,
+  status text NOT NULL CHECK (status IN ('auto_merged', 'pending', 'confirmed', 'rejected', 'stale')),
+  run_id text NOT NULL,
+  decided_by text,
+  decided_at timestamptz,
+  decision_reason text,
+  PRIMARY KEY (entity, left_legacy_id, right_legacy_id)
+);
+
+CREATE TABLE migration.merges (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run_id text NOT NULL,
+  entity text NOT NULL,
+  survivor_id uuid NOT NULL,
+  merged_id uuid NOT NULL,
+  before_image jsonb,
+  merged_at timestamptz NOT NULL DEFAULT now(),
+  undone_at timestamptz
+);
+CREATE UNIQUE INDEX merges_in_force ON migration.merges (merged_id) WHERE undone_at IS NULL;
+
+CREATE TABLE migration.checks (
+  run_id text NOT NULL REFERENCES migration.runs,
+  name text NOT NULL,
+  entity text NOT NULL,
+  level integer NOT NULL,
+  severity text NOT NULL CHECK (severity IN ('fail', 'warn')),
+  expected text NOT NULL,
+  found text NOT NULL,
+  passed boolean NOT NULL,
+  sample_keys text[] NOT NULL DEFAULT '{}',
+  PRIMARY KEY (run_id, name, entity)
+);
+
+CREATE TABLE migration.audit_log (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  actor text NOT NULL DEFAULT session_user,
+  run_id text,
+  event text NOT NULL,
+  details jsonb NOT NULL DEFAULT '{}'
+);
+
+-- Target ids that a dry run would have created, so that its children find their parents. Emptied with the run.
+CREATE UNLOGGED TABLE migration.planned_ids (
+  run_id text NOT NULL,
+  id uuid NOT NULL,
+  PRIMARY KEY (run_id, id)
+);
+
+-- What the merge needs to know of an entity; written by preparation from the entity files.
+CREATE TABLE migration.entities (
+  entity text PRIMARY KEY,
+  columns text[] NOT NULL,
+  refs jsonb NOT NULL
+);
+
+CREATE FUNCTION migration.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+  RAISE EXCEPTION 'migration.audit_log is append-only' USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON migration.audit_log
+  FOR EACH ROW EXECUTE FUNCTION migration.refuse_change();
+CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON migration.audit_log
+  FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_change();
+
+CREATE FUNCTION migration.audit_run() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+  IF TG_OP = 'INSERT' OR (NEW.status, NEW.failed_steps) IS DISTINCT FROM (OLD.status, OLD.failed_steps) THEN
+    INSERT INTO migration.audit_log (run_id, event, details) VALUES (NEW.run_id, 'run ' || NEW.status,
+      jsonb_build_object('type', NEW.type, 'dry_run', NEW.dry_run, 'failed_steps', NEW.failed_steps));
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER audit AFTER INSERT OR UPDATE ON migration.runs
+  FOR EACH ROW EXECUTE FUNCTION migration.audit_run();
+
+CREATE FUNCTION migration.audit_batch() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+  INSERT INTO migration.audit_log (run_id, event, details) VALUES (NEW.run_id, NEW.phase || ' batch ' || NEW.status,
+    jsonb_build_object('entity', NEW.entity, 'batch', NEW.batch, 'attempt', NEW.attempt, 'rows', NEW.extracted));
+  RETURN NEW;
+END $$;
+CREATE TRIGGER audit AFTER INSERT OR UPDATE ON migration.batches
+  FOR EACH ROW EXECUTE FUNCTION migration.audit_batch();
+
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOR name IN SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'migration'::regnamespace AND c.relkind = 'r' LOOP
+    EXECUTE format('ALTER TABLE migration.%I ENABLE ROW LEVEL SECURITY', name);
+  END LOOP;
+END $$;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA migration FROM PUBLIC;

@@ -1,0 +1,211 @@
+"""`make demo`: the full migration of a synthetic legacy MDW into a local target, in one command.
+
+    python -m local.demo [--patients 785] [--conf JSON] [--timeout SECONDS]
+
+Exit code: that of the run; 130 when interrupted, 124 when it took too long, 1 when nothing could be started
+or the run left no report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from include.synthetic.sizes import SourceSize
+from local.databases import DEFAULT_PATIENTS, legacy_dsn, prepare, target_dsn
+from local.environment import State, airflow_environment
+from local.postgres import EmbeddedPostgres, ServerError
+from local.processes import (
+    BusyError,
+    CommandError,
+    airflow,
+    exclusive,
+    run_to_log,
+    spawn,
+    stop_group,
+    terminate_like_interrupt,
+)
+
+DAG_ID = "mdw_full_migration"
+DEFAULT_CONF: Mapping[str, Any] = {"dry_run": False}
+DEFAULT_TIMEOUT = 1800.0
+MARKER = "[migration]"
+INTERRUPTED, TIMED_OUT = 130, 124
+
+# What Airflow's console log puts behind the message: the logger's name and key=value pairs.
+_LOG_TRAILER = re.compile(r"\s+\[[\w.]+\]( \S+=.*)?$")
+_TAIL_LINES = 25
+
+
+def progress_text(line: str) -> str | None:
+    """The message of a progress line of the migration, None for any other line of the log.
+
+    >>> progress_text("2026-01-31T10:00:00Z [info     ] [migration] loading.patients: 785 [task] loc=a.py:1")
+    'loading.patients: 785'
+    """
+    _, marker, message = line.rstrip().partition(MARKER)
+    return _LOG_TRAILER.sub("", message).strip() if marker else None
+
+
+def show(text: str) -> None:
+    """A line on the terminal, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class Stopwatch:
+    """Progress lines with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        show(f"{time.monotonic() - self._start:7.1f} s  {text}")
+
+
+def prepare_environment(
+    state: State, patients: int | None, progress: Callable[[str], None]
+) -> dict[str, str]:
+    """Server, databases and Airflow's metadata, each made only when missing; returns Airflow's variables.
+
+    `patients` None keeps the databases that are there, whatever their size.
+    """
+    server = EmbeddedPostgres(state.postgres)
+    server.start()
+    progress(f"PostgreSQL {server.major} listens on 127.0.0.1:{server.port}")
+    prepare(server, patients=patients, progress=progress)
+    environment = airflow_environment(state, legacy_dsn=legacy_dsn(server), target_dsn=target_dsn(server))
+    migrate_metadata(state, environment, progress)
+    return environment
+
+
+def migrate_metadata(state: State, environment: Mapping[str, str], progress: Callable[[str], None]) -> None:
+    """Create or upgrade Airflow's metadata database, once per version of Airflow."""
+    stamp = state.airflow / f"metadata-{version('apache-airflow-core')}"
+    if stamp.exists() and (state.airflow / "airflow.db").exists():
+        return
+    progress("Airflow: creating the metadata database")
+    run_to_log(airflow("db", "migrate"), environment, state.logs / "db-migrate.log")
+    stamp.touch()
+
+
+def run_dag(
+    environment: Mapping[str, str],
+    conf: Mapping[str, Any],
+    *,
+    log: Path,
+    timeout: float,
+    progress: Callable[[str], None],
+) -> int:
+    """One run of the full migration in the foreground; its log goes to a file, its progress to `progress`."""
+    command = airflow("dags", "test", DAG_ID, "--conf", json.dumps(conf))
+    process = spawn(command, environment, subprocess.PIPE)
+    if process.stdout is None:
+        raise AssertionError("the output was asked for as a pipe")
+    reader = threading.Thread(target=_copy_output, args=(process.stdout, log, progress), daemon=True)
+    reader.start()
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        progress(f"stopped: the run took longer than {timeout:,.0f} s")
+        return TIMED_OUT
+    finally:
+        stop_group([process])
+        reader.join()
+
+
+def _copy_output(source: IO[bytes], log: Path, progress: Callable[[str], None]) -> None:
+    with log.open("wb") as target:
+        for line in source:
+            target.write(line)
+            target.flush()
+            text = progress_text(line.decode(errors="replace"))
+            if text is not None:
+                progress(text)
+
+
+def newest_summary(reports: Path, since: float) -> Path | None:
+    """The summary of the newest run that was written after a time (seconds of the epoch)."""
+    found = [(file.stat().st_mtime, file) for file in reports.glob("*/summary.txt")]
+    recent = [entry for entry in found if entry[0] >= since]
+    return max(recent)[1] if recent else None
+
+
+def show_result(state: State, code: int, log: Path, since: float) -> int:
+    """The run's summary and where to read on; returns the exit code of the command."""
+    summary = newest_summary(state.reports, since)
+    if summary is not None:
+        show("\n" + summary.read_text().rstrip() + "\n")
+        show(f"Report: {summary.parent}")
+    if code != 0 or summary is None:
+        show(f"\nThe last lines of {log}:")
+        show("\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]))
+    if summary is None:
+        show(f"\nThe run left no report in {state.reports}.")
+    show(f"Log:    {log}")
+    show("The database server keeps running for the next command; `make stop` ends it.")
+    return code if code != 0 or summary is not None else 1
+
+
+def demo(state: State, *, patients: int, conf: Mapping[str, Any], timeout: float) -> int:
+    """Everything that `make demo` does; returns its exit code."""
+    progress = Stopwatch()
+    with exclusive(state):
+        environment = prepare_environment(state, patients, progress)
+        since = time.time()
+        log = state.logs / f"demo-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.log"
+        progress(f"Airflow: running {DAG_ID} with {json.dumps(conf)}")
+        code = run_dag(environment, conf, log=log, timeout=timeout, progress=progress)
+        progress(f"Airflow: finished with exit code {code}")
+        return show_result(state, code, log, since)
+
+
+def _conf(text: str) -> dict[str, Any]:
+    """The run's parameters from the command line, on top of the demo's own."""
+    try:
+        given = json.loads(text or "{}")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise argparse.ArgumentTypeError("a JSON object is expected")
+    return {**DEFAULT_CONF, **given}
+
+
+def patients_argument(text: str) -> int:
+    """A number of patients that a synthetic source can have."""
+    try:
+        return SourceSize.real().scaled(patients=int(text)).patients
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m local.demo", description="The migration, run locally.")
+    parser.add_argument("--patients", type=patients_argument, default=DEFAULT_PATIENTS)
+    parser.add_argument("--conf", type=_conf, default=dict(DEFAULT_CONF), help="parameters of the run, JSON")
+    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds")
+    options = parser.parse_args(arguments)
+    terminate_like_interrupt()
+    try:
+        return demo(State(), patients=options.patients, conf=options.conf, timeout=options.timeout)
+    except (ServerError, BusyError, CommandError) as error:
+        show(str(error))
+        return 1
+    except KeyboardInterrupt:
+        show("Interrupted.")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

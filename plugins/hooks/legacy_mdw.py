@@ -1,0 +1,138 @@
+"""The legacy MDW database: read-only, PostgreSQL 9.5, a role with SELECT and nothing else.
+
+Every statement runs in a READ ONLY, REPEATABLE READ transaction with timeouts, and uses only what 9.5 has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from airflow.sdk import BaseHook
+
+from include.core.batches import Partition, cut_groups
+from include.core.copytext import parse_rows
+from include.core.source_query import Columns, count_rows, select_cuts, select_keys, select_rows
+from include.core.spec import Entity
+from plugins.hooks.connect import SOURCE, connect, translated
+
+_SESSION = (
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    "SET LOCAL statement_timeout = '60min'",
+    "SET LOCAL lock_timeout = '10s'",
+    # The text forms that the transformation relies on.
+    "SET LOCAL TimeZone = 'UTC'",
+    "SET LOCAL DateStyle = 'ISO, YMD'",
+    "SET LOCAL IntervalStyle = 'postgres'",
+    "SET LOCAL client_encoding = 'UTF8'",
+)
+_COLUMNS = """SELECT c.relname, a.attname, t.typname, has_table_privilege(c.oid, 'SELECT')
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+WHERE c.relkind IN ('r', 'v', 'm', 'f', 'p') AND pg_catalog.pg_table_is_visible(c.oid) AND c.relname = ANY (%s)"""
+_HORIZON = "SELECT txid_snapshot_xmin(txid_current_snapshot())"
+_KEYS_PER_CHUNK = 100_000
+
+
+class LegacyMdwHook(BaseHook):
+    """Reads the legacy database."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """One read-only transaction; everything read through it belongs to one moment."""
+        with connect(SOURCE) as connection:
+            self._connection = connection
+            with translated(SOURCE):
+                for statement in _SESSION:
+                    connection.execute(statement)
+                try:
+                    yield Snapshot(connection)
+                finally:
+                    self._connection = None
+                    connection.rollback()
+
+    def cancel(self) -> None:
+        """Cancel what runs in the server; for a task that is being killed."""
+        if self._connection is not None:
+            self._connection.cancel()
+
+
+class Snapshot:
+    """The source at one moment."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+
+    def columns(self, tables: Collection[str]) -> dict[str, dict[str, tuple[str, bool]]]:
+        """Table → column → (type name, may be selected) of the tables that exist."""
+        found: dict[str, dict[str, tuple[str, bool]]] = {}
+        for table, column, kind, readable in self._connection.execute(_COLUMNS, [list(tables)]):
+            found.setdefault(table, {})[column] = (kind, readable)
+        return found
+
+    def existing(self, entity: Entity) -> Columns:
+        """Columns of the tables an entity reads, to know which optional ones are absent."""
+        return {t: set(c) for t, c in self.columns({t.name for t in entity.source.all_tables()}).items()}
+
+    def horizon(self) -> int:
+        """Oldest transaction still running: what is visible here is older, the rest comes later."""
+        return int(self._single(_HORIZON))
+
+    def count(self, entity: Entity) -> int:
+        """Rows of the table that the entity's partitions are cut from."""
+        return int(self._single(count_rows(entity.source)))
+
+    def cuts(self, entity: Entity, rows_per_partition: int) -> list[int]:
+        """Keys at which to cut partitions."""
+        return [int(row[0]) for row in self._connection.execute(select_cuts(entity.source, rows_per_partition))]
+
+    def batches(
+        self, entity: Entity, partition: Partition, batch_size: int, after: int | None = None
+    ) -> Iterator[pa.Table]:
+        """Raw batches of a partition in key order, streamed; memory holds one batch.
+
+        Args:
+            after: resume behind this key.
+        """
+        query = select_rows(entity, self.existing(entity), partition, after)
+        names = entity.source.raw_columns
+        chunks = (parse_rows(rows, names) for rows in self._copy(query, None if entity.source.whole else batch_size))
+        group = entity.source.group_by
+        yield from chunks if group is None else cut_groups(chunks, group)
+
+    def keys(self, entity: Entity) -> Iterator[pa.Array]:
+        """Every legacy id of the entity, in chunks."""
+        yield from self._keys(select_keys(entity, self.existing(entity)))
+
+    def keys_since(self, entity: Entity, horizon: int) -> Iterator[pa.Array]:
+        """Legacy ids of rows written behind a horizon."""
+        yield from self._keys(select_keys(entity, self.existing(entity), horizon))
+
+    def _keys(self, query: str) -> Iterator[pa.Array]:
+        for rows in self._copy(query, _KEYS_PER_CHUNK):
+            yield parse_rows(rows, ["legacy_id"]).column(0).combine_chunks()
+
+    def _single(self, query: str) -> Any:
+        row = self._connection.execute(query).fetchone()
+        assert row is not None  # noqa: S101 - an aggregate always returns a row
+        return row[0]
+
+    def _copy(self, query: str, rows_per_chunk: int | None) -> Iterator[bytes]:
+        """COPY output in chunks of whole rows: the server sends one message per row."""
+        chunk: list[bytes] = []
+        with self._connection.cursor() as cursor, cursor.copy(query) as copy:
+            for row in copy:
+                chunk.append(bytes(row))
+                if len(chunk) == rows_per_chunk:
+                    yield b"".join(chunk)
+                    chunk.clear()
+        if chunk:
+            yield b"".join(chunk)

@@ -1,0 +1,67 @@
+"""Staging: Parquet files between the hops, local or in an object store. They hold health data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from airflow.sdk import BaseHook, ObjectStoragePath
+
+from include.core.errors import MigrationError
+
+_PRIVATE = 0o700
+
+
+def default_root(name: str) -> str:
+    """A private folder below AIRFLOW_HOME, used unless an environment variable says otherwise."""
+    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+    return (home / "migration" / name).as_uri()
+
+
+def run_folder(run_id: str) -> str:
+    """A run id as a folder name: readable, safe, and still unique."""
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", run_id)[:80]
+    return f"{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+
+
+class StagingHook(BaseHook):
+    """Reads and writes the staged tables of one run: ``<kind>/<entity>/<batch>.parquet``."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        root = ObjectStoragePath(os.environ.get("MIGRATION_STAGING_URI") or default_root("staging"))
+        self._root = root / run_folder(run_id)
+
+    def write(self, kind: str, entity: str, batch: str, table: pa.Table) -> None:
+        """Store a table, replacing an earlier attempt's."""
+        folder = self._root / kind / entity
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._root.protocol in ("file", ""):
+            Path(self._root.path).chmod(_PRIVATE)
+        with (folder / f"{batch}.parquet").open("wb") as sink:
+            pq.write_table(table, sink, compression="zstd")
+
+    def read(self, kind: str, entity: str, batch: str, columns: list[str] | None = None) -> pa.Table:
+        """A staged table.
+
+        Raises:
+            MigrationError: STAGING_MISSING.
+        """
+        try:
+            with (self._root / kind / entity / f"{batch}.parquet").open("rb") as source:
+                return pq.read_table(source, columns=columns)
+        except FileNotFoundError:
+            raise MigrationError("STAGING_MISSING", "", kind=kind, entity=entity, batch=batch) from None
+
+    def exists(self, kind: str, entity: str, batch: str) -> bool:
+        """Whether a table was staged."""
+        return (self._root / kind / entity / f"{batch}.parquet").exists()
+
+    def remove(self) -> None:
+        """Delete everything this run staged."""
+        if self._root.exists():
+            self._root.rmdir(recursive=True)

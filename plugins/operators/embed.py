@@ -1,0 +1,142 @@
+"""Hop 5: documents of live target rows into vectors, by content hash: unchanged text is never paid for again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.core.batches import Partition
+from include.core.spec import Embeddings
+from include.core.tracking import Fates
+from include.embedding.batching import cut_texts, plan_batches
+from include.embedding.content_hash import content_hashes
+from include.entities import ENTITIES
+from plugins.hooks.embeddings import choose_provider
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.hooks.vectors import VectorStore
+from plugins.operators.step import Clock, MigrationOperator, Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from airflow.sdk.definitions.context import Context
+
+    from include.embedding.provider import EmbeddingProvider
+
+_DOCUMENTS_PER_CHUNK = 5_000
+
+
+def skip_without_ai(run: Run) -> None:
+    """Embeddings are made of what was loaded: a dry run has nothing, and enable_ai=false wants nothing."""
+    if run.settings.dry_run or not run.settings.enable_ai:
+        raise AirflowSkipException("dry run" if run.settings.dry_run else "enable_ai is off")
+
+
+class EmbedOperator(MigrationOperator):
+    """Embeds the documents of one partition."""
+
+    template_fields = ("partition",)
+
+    def __init__(self, *, partition: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.partition = partition
+        self._target = TargetPostgresHook()
+
+    def step(self, run: Run, context: Context) -> dict[str, int]:
+        """Returns how many documents there are, lacked a vector, and how many texts were sent."""
+        skip_without_ai(run)
+        entity, partition = ENTITIES[str(self.entity)], Partition.from_json(self.partition)
+        embeddings = _embeddings(entity.name)
+        provider = choose_provider()
+        documents = lacking = sent = 0
+        with (
+            self._target.session(entity=entity.name) as reading,
+            TargetPostgresHook().session(entity=entity.name) as writing,
+        ):
+            tracking = TrackingHook(writing, run.run_id)
+            store = VectorStore(writing, entity, embeddings)
+            chunks = VectorStore(reading, entity, embeddings).documents(partition, _DOCUMENTS_PER_CHUNK)
+            for number, rows in enumerate(chunks):
+                tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
+                clock = Clock()
+                wanted = _wanted(rows, embeddings, provider, store)
+                texts = _embed(wanted, provider, store)
+                tracking.record_batch(
+                    _ledger_row(entity.name, f"{partition.name}-b{number:04d}", rows.num_rows, wanted, run, clock)
+                )
+                documents, lacking, sent = documents + rows.num_rows, lacking + wanted.num_rows, sent + texts
+        self.progress(f"{partition.label}: {documents:,} documents, {lacking:,} new or changed, {sent:,} texts sent")
+        return {"documents": documents, "lacking": lacking, "sent": sent}
+
+    def on_kill(self) -> None:
+        """Stop the statement in the server too."""
+        self._target.cancel()
+
+
+class BuildIndexOperator(MigrationOperator):
+    """Builds the HNSW index behind the bulk load."""
+
+    def step(self, run: Run, context: Context) -> None:
+        """Does nothing where the index exists: single inserts keep it up to date."""
+        skip_without_ai(run)
+        entity, clock = ENTITIES[str(self.entity)], Clock()
+        embeddings = _embeddings(entity.name)
+        with TargetPostgresHook().session(entity=entity.name) as connection:
+            built = VectorStore(connection, entity, embeddings).build_index()
+        if built:
+            self.progress(f"index on {embeddings.table} built in {clock.seconds:.1f} s")
+
+
+def _embeddings(entity: str) -> Embeddings:
+    embeddings = ENTITIES[entity].embeddings
+    if embeddings is None:
+        raise LookupError(f"{entity} has no documents")
+    return embeddings
+
+
+def _wanted(
+    rows: pa.Table, embeddings: Embeddings, provider: EmbeddingProvider, store: VectorStore
+) -> pa.Table:
+    """id, legacy_id, hash, text of the rows that lack a vector of their present text."""
+    rendered = embeddings.document.render(rows)
+    rows, rendered = rows.filter(pc.is_valid(rendered)), rendered.drop_null()
+    texts = pa.array(cut_texts(rendered.to_pylist(), provider.max_tokens_per_input).texts, pa.string())
+    hashes = content_hashes(texts, provider.model, provider.dimensions)
+    ids = rows.column("id").combine_chunks()
+    table = pa.table({"id": ids, "legacy_id": rows.column("legacy_id"), "hash": hashes, "text": texts})
+    return table.filter(store.lacking(ids, hashes))
+
+
+def _embed(wanted: pa.Table, provider: EmbeddingProvider, store: VectorStore) -> int:
+    """Send each text once, store each answered request before the next; returns the number of texts sent."""
+    known = store.known_hashes(pc.unique(wanted.column("hash")))
+    pending = dict(zip(wanted.column("hash").to_pylist(), wanted.column("text").to_pylist(), strict=True))
+    texts = {content_hash: text for content_hash, text in pending.items() if content_hash not in known}
+    _store(wanted, dict.fromkeys(known), {}, provider, store)
+    hashes = list(texts)
+    for batch in plan_batches(list(texts.values()), provider.max_inputs, provider.max_tokens_per_request):
+        some = [hashes[place] for place in batch]
+        vectors = provider.embed([texts[content_hash] for content_hash in some])
+        fresh = dict(zip(some, vectors, strict=True))
+        _store(wanted, fresh, fresh, provider, store)
+    return len(texts)
+
+
+def _store(
+    wanted: pa.Table,
+    hashes: dict[str, Any],
+    fresh: dict[str, np.ndarray],
+    provider: EmbeddingProvider,
+    store: VectorStore,
+) -> None:
+    if hashes:
+        mine = wanted.filter(pc.is_in(wanted.column("hash"), pa.array(list(hashes), pa.string())))
+        store.store(mine, fresh, provider.model, provider.dimensions)
+
+
+def _ledger_row(entity: str, batch: str, documents: int, wanted: pa.Table, run: Run, clock: Clock) -> LedgerRow:
+    fates = Fates(documents, inserted=wanted.num_rows, unchanged=documents - wanted.num_rows)
+    return LedgerRow(entity, "ai_enhancement", batch, "", fates, run.attempt, clock.seconds, clock.memory_mb)

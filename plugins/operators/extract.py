@@ -1,0 +1,76 @@
+"""Hop 1: one partition of an entity from the source into staging, batch by batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from include.core.batches import Partition, batch_name
+from include.core.tracking import Fates
+from include.entities import ENTITIES
+from plugins.hooks.legacy_mdw import LegacyMdwHook
+from plugins.hooks.staging import StagingHook
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.operators.step import Clock, MigrationOperator, Run
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+class ExtractOperator(MigrationOperator):
+    """Extracts a partition; a repeated attempt goes on behind the last batch it finished."""
+
+    template_fields = ("partition",)
+
+    def __init__(self, *, partition: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.partition = partition
+        self._source = LegacyMdwHook()
+
+    def step(self, run: Run, context: Context) -> dict[str, Any]:
+        """Returns the manifest: the partition and the names of its batches."""
+        entity, partition = ENTITIES[str(self.entity)], Partition.from_json(self.partition)
+        staging = StagingHook(run.run_id)
+        with TargetPostgresHook().session(entity=entity.name, partition=partition.name) as connection:
+            tracking = TrackingHook(connection, run.run_id)
+            names = sorted(tracking.done_batches(entity.name, "extraction", partition.name))
+            after = self._last_key(staging, entity.name, names, entity.source.partition_by)
+            rows, clock = 0, Clock()
+            with self._source.snapshot() as source:
+                for raw in source.batches(entity, partition, run.settings.batch_size, after):
+                    tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
+                    name = batch_name(partition, len(names))
+                    staging.write("raw", entity.name, name, raw)
+                    keys = _key_range(raw, entity.source.partition_by)
+                    size = raw.num_rows
+                    # Extraction decides no fate yet: every row it hands on counts as one to be decided.
+                    tracking.record_batch(_extracted(entity.name, name, keys, size, run.attempt, clock))
+                    names.append(name)
+                    rows += size
+                    clock = Clock()
+        self.progress(f"{partition.label}: {rows:,} rows in {len(names)} batches")
+        return {**self.partition, "batches": names}
+
+    def _last_key(self, staging: StagingHook, entity: str, names: list[str], key: str) -> int | None:
+        """The key behind which a repeated attempt goes on."""
+        if not names:
+            return None
+        last = staging.read("raw", entity, names[-1], [key]).column(0)[-1].as_py()
+        return None if last is None else int(last)
+
+    def on_kill(self) -> None:
+        """Stop the query in the server too."""
+        self._source.cancel()
+
+
+def _extracted(entity: str, batch: str, keys: str, rows: int, attempt: int, clock: Clock) -> LedgerRow:
+    return LedgerRow(
+        entity, "extraction", batch, keys, Fates(rows, skipped=rows), attempt, clock.seconds, clock.memory_mb
+    )
+
+
+def _key_range(raw: pa.Table, key: str) -> str:
+    column = raw.column(key)
+    return f"{column[0].as_py()}..{column[-1].as_py()}"

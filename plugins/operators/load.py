@@ -1,0 +1,112 @@
+"""Hop 4: clean rows into the target, one transaction per batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from include.core.errors import MigrationError
+from include.core.resolve import follow_survivors, split_merged, with_hashes
+from include.core.spec import Entity
+from include.core.tracking import Fates
+from include.core.transform import REJECT_SCHEMA
+from include.entities import ENTITIES
+from plugins.hooks.staging import StagingHook
+from plugins.hooks.target_postgres import BatchLoader, LoadBatch, TargetPostgresHook, findings_of, survivors
+from plugins.hooks.tracking import TrackingHook
+from plugins.operators.deduplicate import staged_survivors
+from plugins.operators.step import MigrationOperator, Run
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+# Below this many rows a share says nothing.
+_ROWS_FOR_A_SHARE = 50
+
+
+class LoadOperator(MigrationOperator):
+    """Loads the batches of one partition.
+
+    Args:
+        merged_rows: load the rows that were merged into a survivor, in a second pass behind all survivors,
+            instead of the others.
+    """
+
+    template_fields = ("partition",)
+
+    def __init__(self, *, partition: Any, merged_rows: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.partition = partition
+        self.merged_rows = merged_rows
+        self._target = TargetPostgresHook()
+
+    def step(self, run: Run, context: Context) -> dict[str, Any]:
+        """Returns the manifest it was given."""
+        entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
+        fates, seconds = Fates(), 0.0
+        with self._target.session(entity=entity.name) as connection:
+            tracking = TrackingHook(connection, run.run_id)
+            known = _survivors(connection, staging, entity)
+            loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
+            done = tracking.done_batches(entity.name, "loading", self._prefix)
+            for name in self.partition["batches"]:
+                batch = self._batch(entity, staging, name, known)
+                if batch.name in done or (self.merged_rows and not batch.clean.num_rows):
+                    continue
+                tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
+                loaded, took = loader.load(batch, run.attempt)
+                fates, seconds = fates + loaded, seconds + took
+                self._refuse_flood(tracking, entity, run.settings.max_rejected)
+        self._say(fates, seconds, dry_run=run.settings.dry_run)
+        return dict(self.partition)
+
+    @property
+    def _prefix(self) -> str:
+        return ("merged-" if self.merged_rows else "") + f"p{self.partition['number']:03d}"
+
+    def _batch(self, entity: Entity, staging: StagingHook, name: str, known: dict[str, pa.Table]) -> LoadBatch:
+        clean = follow_survivors(entity, staging.read("clean", entity.name, name), known)
+        rejects = staging.read("rejects", entity.name, name)
+        findings = staging.read("findings", entity.name, name)
+        if entity.deduplicate:
+            clean = split_merged(entity, clean, known[entity.name], only_merged=self.merged_rows)
+            findings = findings_of(findings, clean)
+            rejects = REJECT_SCHEMA.empty_table() if self.merged_rows else rejects
+        prefix = "merged-" if self.merged_rows else ""
+        return LoadBatch(f"{prefix}{name}", self.partition["label"], with_hashes(clean), rejects, findings)
+
+    def _refuse_flood(self, tracking: TrackingHook, entity: Entity, most: float) -> None:
+        sums = tracking.fates(entity.name)
+        if sums.extracted >= _ROWS_FOR_A_SHARE and sums.rejected > most * sums.extracted:
+            raise MigrationError(
+                "TOO_MANY_REJECTED",
+                f"{sums.rejected} of {sums.extracted} rows so far, allowed is a share of {most:g}.",
+                entity=entity.name,
+            )
+
+    def _say(self, fates: Fates, seconds: float, *, dry_run: bool) -> None:
+        rate = f", {fates.extracted / seconds:,.0f} rows/s" if seconds else ""
+        verb = "would be " if dry_run else ""
+        self.progress(
+            f"{self.partition['label']}{' (merged)' if self.merged_rows else ''}: {verb}{fates.inserted:,} inserted,"
+            f" {fates.updated:,} updated, {fates.unchanged:,} unchanged, {fates.merged:,} merged,"
+            f" {fates.rejected:,} rejected{rate}"
+        )
+
+    def on_kill(self) -> None:
+        """Stop the statement in the server too; the batch rolls back whole."""
+        self._target.cancel()
+
+
+def _survivors(connection: Any, staging: StagingHook, entity: Entity) -> dict[str, pa.Table]:
+    """Merged rows of every deduplicated entity this one refers to: of this run, else of earlier ones."""
+    names = {reference.entity for reference in entity.references.values()} | {entity.name}
+    found: dict[str, pa.Table] = {}
+    for name in names:
+        if ENTITIES[name].deduplicate:
+            here = staging.exists("dedup", name, "survivors")
+            found[name] = staged_survivors(staging, name) if here else survivors(connection, name)
+    return found
+
+

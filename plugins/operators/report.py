@@ -1,0 +1,81 @@
+"""Completion: always runs, writes the report, closes the run with its true state."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import ObjectStoragePath
+
+from include.core.errors import MigrationError
+from include.core.report import as_html, as_text, build, headline
+from include.entities import ENTITIES
+from plugins.hooks.staging import StagingHook, default_root, run_folder
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.tracking import TrackingHook
+from plugins.operators.step import MigrationOperator, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.sdk.definitions.context import Context
+
+
+
+class ReportOperator(MigrationOperator):
+    """The teardown of a run. It cannot turn a failed run green: Airflow leaves teardowns out of the verdict."""
+
+    tracked = False
+
+    def step(self, run: Run, context: Context) -> str:
+        """Returns where the report was written."""
+        failed = self._failed_tasks(run, context)
+        uri = ObjectStoragePath(os.environ.get("MIGRATION_REPORT_URI") or default_root("reports"))
+        folder = uri / run_folder(run.run_id)
+        try:
+            with TargetPostgresHook().session() as connection:
+                report = _tracked_report(TrackingHook(connection, run.run_id), failed, str(folder))
+        except MigrationError as error:
+            # Most likely the very reason why the run failed; the report must still be written.
+            self.log.warning("The tracking tables could not be read: %s", error)
+            report = build(run=None, batches=[], checks=[], findings=[], failed_tasks=failed, order=[])
+        _write(folder, report)
+        if report["status"] == "completed" and not run.settings.keep_staging:
+            StagingHook(run.run_id).remove()
+        self.progress(headline(report))
+        return str(folder)
+
+    def _failed_tasks(self, run: Run, context: Context) -> list[str]:
+        """Tasks that failed themselves, first; those stopped by them are left out."""
+        states: dict[str, Any] = context["ti"].get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
+        of_run = states.get(run.run_id, {})
+        return sorted(task for task, state in of_run.items() if str(state) == "failed" and task != self.task_id)
+
+
+def _tracked_report(tracking: TrackingHook, failed: list[str], location: str) -> dict[str, Any]:
+    runs = tracking.facts("runs")
+    # A run that failed before it was opened has no row; one cleared later has.
+    report = build(
+        run=runs[0] if runs else None,
+        batches=tracking.facts("batches"),
+        checks=tracking.facts("checks"),
+        findings=tracking.finding_counts(),
+        failed_tasks=failed,
+        order=list(ENTITIES),
+    )
+    if runs:
+        tracking.close_run(report["status"], {"entities": report["entities"]}, location)
+    return report
+
+
+def _write(folder: ObjectStoragePath, report: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    ways: dict[str, Callable[[dict[str, Any]], str]] = {
+        "report.json": lambda facts: json.dumps(facts, indent=2, default=str),
+        "report.html": as_html,
+        "summary.txt": as_text,
+    }
+    for name, way in ways.items():
+        with (folder / name).open("wb") as sink:
+            sink.write(way(report).encode())

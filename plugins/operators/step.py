@@ -1,0 +1,183 @@
+"""What every step of a migration has in common: settings, the run's state, retries, guidance in the log."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import resource
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+
+from include.core.errors import MigrationError
+from include.core.settings import Settings, check, params
+from include.entities import ENTITIES
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.tracking import TrackingHook
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+# The ceiling Airflow knows; how many of them are used is decided at run time by the param max_retries.
+_MOST_RETRIES = 10
+_FIRST_DELAY_SECONDS = 2
+_LONGEST_DELAY_SECONDS = 300
+_PROJECT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run a step belongs to."""
+
+    run_id: str
+    dag_id: str
+    type: str
+    settings: Settings
+    step: str
+    attempt: int
+
+    @classmethod
+    def of(cls, context: Context) -> Run:
+        """Read from a task's context; parameters are checked again each time, for that costs nothing.
+
+        Raises:
+            MigrationError: PARAM_UNKNOWN, PARAM_INVALID or ENTITY_UNKNOWN.
+        """
+        ti = context["ti"]
+        index = ti.map_index if ti.map_index is not None else -1
+        dag_run = context["dag_run"]
+        known = params(ENTITIES, dry_run=True, environment={})
+        # Unknown keys of the trigger's conf never reach context["params"]: look at both.
+        values = {**context["params"], **(dag_run.conf or {})}
+        return cls(
+            run_id=dag_run.run_id,
+            dag_id=ti.dag_id,
+            type="incremental" if "incremental" in ti.dag_id else "full",
+            settings=check(values, known),
+            step=ti.task_id if index < 0 else f"{ti.task_id}[{index}]",
+            attempt=ti.try_number,
+        )
+
+
+class TransientOnly(RetryPolicy):
+    """Retry transient errors, with growing delay, as often as the run's max_retries says; others never."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        """See :class:`RetryPolicy`."""
+        allowed = context["params"].get("max_retries", 0) if context else 0
+        transient = isinstance(exception, MigrationError) and exception.transient
+        if not transient or try_number > allowed:
+            return RetryDecision.fail(reason="permanent" if not transient else f"tried {try_number} times")
+        growing = min(_FIRST_DELAY_SECONDS * 2 ** (try_number - 1), _LONGEST_DELAY_SECONDS)
+        asked = exception.facts.get("retry_after_seconds", 0)  # what the other side asked for
+        delay = max(growing, asked) if isinstance(asked, int | float) else growing
+        return RetryDecision.retry(delay=timedelta(seconds=delay), reason="transient")
+
+    def serialize(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> TransientOnly:  # noqa: ARG003 - the interface's signature
+        """The one policy there is."""
+        return cls()
+
+
+def record_failure(context: Context) -> None:
+    """Tell the tracking tables that a step failed for good, so that fail_fast stops the others."""
+    error = context.get("exception")
+    if isinstance(error, MigrationError) and error.code in ("RUN_STOPPED", "RUN_STATE_MISSING"):
+        return  # a consequence, not a cause
+    run = Run.of(context)
+    try:
+        with TargetPostgresHook().session() as connection:
+            TrackingHook(connection, run.run_id).fail_step(run.step)
+    except MigrationError as unreachable:
+        logging.getLogger(__name__).warning("The failure could not be recorded: %s", unreachable)
+
+
+class MigrationOperator(BaseOperator):
+    """Base of all steps.
+
+    Subclasses implement :meth:`step`. ``tracked`` steps refuse to start behind another step's failure.
+    """
+
+    tracked: ClassVar[bool] = True
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, entity: str | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("retries", _MOST_RETRIES)
+        kwargs.setdefault("retry_policy", TransientOnly())
+        kwargs.setdefault("retry_delay", timedelta(seconds=_FIRST_DELAY_SECONDS))
+        kwargs.setdefault("trigger_rule", "none_failed")
+        if self.tracked:
+            kwargs.setdefault("on_failure_callback", record_failure)
+        super().__init__(**kwargs)
+        self.entity = entity
+
+    def execute(self, context: Context) -> Any:
+        """Check the parameters, enter the run's state, do the step."""
+        try:
+            run = Run.of(context)
+            self.log.setLevel(run.settings.log_level)
+            if self.tracked:
+                with TargetPostgresHook().session() as connection:
+                    TrackingHook(connection, run.run_id).enter(
+                        self.phase, run.step, fail_fast=run.settings.fail_fast
+                    )
+            return self.step(run, context)
+        except MigrationError as error:
+            # The last lines of the task's log are the guidance.
+            self.log.error("[migration] %s failed\n%s", self.task_id, error)  # noqa: TRY400 - no trace wanted
+            raise
+
+    def step(self, run: Run, context: Context) -> Any:
+        """What this step does."""
+        raise NotImplementedError
+
+    @property
+    def phase(self) -> str:
+        """The outermost task group."""
+        return self.task_id.split(".")[0]
+
+    def progress(self, text: str) -> None:
+        """A line for people who watch the run."""
+        self.log.info("[migration] %-16s %s", self.phase, text)
+
+
+class Clock:
+    """Time and memory of one batch."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the clock was made."""
+        return time.monotonic() - self._started
+
+    @property
+    def memory_mb(self) -> float:
+        """Peak resident memory of this process so far, in MB."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@cache
+def code_version() -> str:
+    """A digest of the code that decides what is written."""
+    digest = hashlib.sha256()
+    for folder in ("include", "plugins", "dags"):
+        for path in sorted((_PROJECT / folder).rglob("*")):
+            if path.suffix in (".py", ".sql", ".toml"):
+                digest.update(str(path.relative_to(_PROJECT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+

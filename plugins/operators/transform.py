@@ -1,0 +1,70 @@
+"""Hop 2: raw batches of a partition into clean rows, rejects and findings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from include.core.errors import MigrationError
+from include.core.spec import Entity
+from include.core.tracking import Fates
+from include.core.transform import Transformed, transform
+from include.entities import ENTITIES
+from plugins.hooks.staging import StagingHook
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.operators.step import Clock, MigrationOperator, Run
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+class TransformOperator(MigrationOperator):
+    """Transforms the batches of one partition's manifest."""
+
+    template_fields = ("partition",)
+
+    def __init__(self, *, partition: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.partition = partition
+
+    def step(self, run: Run, context: Context) -> dict[str, Any]:
+        """Returns the manifest it was given."""
+        entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
+        rows = rejected = 0
+        with TargetPostgresHook().session(entity=entity.name) as connection:
+            tracking = TrackingHook(connection, run.run_id)
+            for name in self.partition["batches"]:
+                tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
+                clock = Clock()
+                result = _transform(entity, staging.read("raw", entity.name, name), name)
+                staging.write("clean", entity.name, name, result.clean)
+                staging.write("rejects", entity.name, name, result.rejects)
+                staging.write("findings", entity.name, name, result.findings)
+                fates = _fates(result)
+                tracking.record_batch(
+                    LedgerRow(
+                        *(entity.name, "transformation", name, "", fates, run.attempt),
+                        *(clock.seconds, clock.memory_mb),
+                    )
+                )
+                rows, rejected = rows + fates.extracted, rejected + fates.rejected
+        self.progress(f"{self.partition['label']}: {rows:,} rows, {rejected:,} rejected")
+        return dict(self.partition)
+
+
+def _fates(result: Transformed) -> Fates:
+    """Rows handed on are still to be decided, so they count as skipped here; rejects are final."""
+    clean, rejects = result.clean.num_rows, result.rejects.num_rows
+    return Fates(clean + rejects, rejected=rejects, skipped=clean)
+
+
+def _transform(entity: Entity, raw: pa.Table, batch: str) -> Transformed:
+    try:
+        return transform(entity, raw)
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        # The message of the cause may quote a value.
+        raise MigrationError(
+            "TRANSFORM_FAILED", f"A rule raised {type(error).__name__}.", entity=entity.name, batch=batch
+        ) from None

@@ -1,0 +1,79 @@
+"""Validation: the source is read again and compared with the target; every check is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from include.core.errors import MigrationError
+from include.core.spec import Entity
+from include.core.tracking import Check, failures
+from plugins.hooks.comparison import Comparison
+from plugins.hooks.legacy_mdw import LegacyMdwHook
+from plugins.hooks.staging import StagingHook
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.tracking import TrackingHook
+from plugins.operators.preflight import chosen
+from plugins.operators.step import MigrationOperator, Run
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+
+class ValidateOperator(MigrationOperator):
+    """Runs one kind of check over every chosen entity; any failed check fails the task, after all ran."""
+
+    def step(self, run: Run, context: Context) -> dict[str, int]:
+        """Raises CHECKS_FAILED; a dry run has written nothing to check."""
+        if run.settings.dry_run:
+            raise AirflowSkipException("dry run")
+        with TargetPostgresHook().session() as connection:
+            tracking = TrackingHook(connection, run.run_id)
+            comparison = Comparison(connection, tracking)
+            results = [c for entity in chosen(run.settings) for c in self.checks(run, entity, comparison)]
+            tracking.record_checks(results)
+        failed = failures(results)
+        warned = [check for check in results if not check.passed and check.severity == "warn"]
+        self.progress(f"{self.task_id.split('.')[-1]}: {len(results)} checks, {len(failed)} failed, {len(warned)} warned")
+        for check in failed + warned:
+            self.log.warning(
+                "Check %s of %s: expected %s, found %s, e.g. legacy ids %s",
+                *(check.name, check.entity, check.expected, check.found, ", ".join(check.sample_keys) or "none"),
+            )
+        if failed:
+            names = sorted({f"{check.entity}.{check.name}" for check in failed})
+            raise MigrationError("CHECKS_FAILED", f"Failed: {', '.join(names)}.")
+        return {"checks": len(results), "warned": len(warned)}
+
+    def checks(self, run: Run, entity: Entity, comparison: Comparison) -> Iterable[Check]:
+        """The checks of one entity."""
+        raise NotImplementedError
+
+
+class CountsOperator(ValidateOperator):
+    """Level 1: the same number of rows in every hop."""
+
+    def checks(self, run: Run, entity: Entity, comparison: Comparison) -> Iterable[Check]:
+        """See :class:`Comparison`."""
+        yield from comparison.counts(entity)
+        if run.settings.enable_ai and entity.embeddings is not None:
+            yield comparison.embeddings(entity, entity.embeddings)
+
+
+class KeySetsOperator(ValidateOperator):
+    """Level 2: source keys = live keys ∪ open quarantine, as sets."""
+
+    def checks(self, run: Run, entity: Entity, comparison: Comparison) -> Iterable[Check]:
+        """See :class:`Comparison`."""
+        with LegacyMdwHook().snapshot() as source:
+            yield from comparison.key_sets(entity, source, StagingHook(run.run_id))
+
+
+class IntegrityOperator(ValidateOperator):
+    """Level 4: references, enums, required columns, uniqueness, security, the entity's own rules."""
+
+    def checks(self, run: Run, entity: Entity, comparison: Comparison) -> Iterable[Check]:
+        """See :class:`Comparison`."""
+        yield from comparison.integrity(entity)

@@ -1,0 +1,150 @@
+"""The phases of a migration as TaskGroups; DAGs put them together.
+
+Groups follow each other as barriers: nothing is written to the target before everything was extracted and
+transformed. Within loading, parents come before children.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from airflow.sdk import TaskGroup, chain
+
+from include.core.spec import Entity
+from include.entities import ENTITIES
+from plugins.operators.deduplicate import DeduplicateOperator
+from plugins.operators.embed import BuildIndexOperator, EmbedOperator
+from plugins.operators.extract import ExtractOperator
+from plugins.operators.load import LoadOperator
+from plugins.operators.preflight import (
+    CheckSettingsOperator,
+    CheckSourceOperator,
+    DeployTargetOperator,
+    OpenRunOperator,
+    PlanOperator,
+)
+from plugins.operators.report import ReportOperator
+from plugins.operators.transform import TransformOperator
+from plugins.operators.validate import CountsOperator, IntegrityOperator, KeySetsOperator
+
+_LABEL = "{{ task.partition['label'] }}"
+Mapped = dict[str, Any]
+"""Entity → its mapped task."""
+
+
+def preparation() -> tuple[TaskGroup, CheckSettingsOperator, PlanOperator]:
+    """Parameters, source, target, run, plan; returns the group, the first task and the plan."""
+    with TaskGroup("preparation", tooltip="Know that all is right before anything is written") as group:
+        first = CheckSettingsOperator(task_id="check_settings")
+        plan = PlanOperator(task_id="plan", multiple_outputs=True)
+        chain(
+            first,
+            CheckSourceOperator(task_id="check_source"),
+            DeployTargetOperator(task_id="deploy_target"),
+            OpenRunOperator(task_id="open_run"),
+            plan,
+        )
+    return group, first, plan
+
+
+def extraction(plan: PlanOperator) -> tuple[TaskGroup, Mapped]:
+    """Source rows into staging, in the groups that users know as 2A, 2B and 2C."""
+    tasks: Mapped = {}
+    nested: dict[str, TaskGroup] = {}
+    with TaskGroup("extraction", tooltip="Source rows into staging") as group:
+        for entity in ENTITIES.values():
+            with _nested(entity, nested):
+                tasks[entity.name] = ExtractOperator.partial(
+                    task_id=entity.name, entity=entity.name, map_index_template=_LABEL
+                ).expand(partition=plan.output[entity.name])
+    return group, tasks
+
+
+def _nested(entity: Entity, groups: dict[str, TaskGroup]) -> AbstractContextManager[Any]:
+    """The nested group of an entity, made once."""
+    if not entity.group:
+        return nullcontext()
+    if entity.group not in groups:
+        groups[entity.group] = TaskGroup(entity.group)
+    return groups[entity.group]
+
+
+def transformation(extracted: Mapped) -> tuple[TaskGroup, Mapped]:
+    """Raw batches into clean rows, rejects and findings."""
+    with TaskGroup("transformation", tooltip="Rules of each entity, batch by batch") as group:
+        tasks = {
+            name: TransformOperator.partial(task_id=name, entity=name, map_index_template=_LABEL).expand(
+                partition=task.output
+            )
+            for name, task in extracted.items()
+        }
+    return group, tasks
+
+
+def deduplication(transformed: Mapped) -> TaskGroup:
+    """Which rows are the same person."""
+    with TaskGroup("deduplication", tooltip="Find rows that are the same person") as group:
+        for entity in ENTITIES.values():
+            if entity.deduplicate:
+                DeduplicateOperator(
+                    task_id=entity.name, entity=entity.name, partitions=transformed[entity.name].output
+                )
+    return group
+
+
+def loading(transformed: Mapped) -> tuple[TaskGroup, Mapped]:
+    """Clean rows into the target, parents first; merged rows behind their survivors."""
+    tasks: Mapped = {}
+    last: Mapped = {}
+    with TaskGroup("loading", tooltip="One transaction per batch") as group:
+        for entity in ENTITIES.values():
+            tasks[entity.name] = _load(entity, transformed)
+            last[entity.name] = tasks[entity.name]
+            if entity.deduplicate:
+                last[entity.name] = _load(entity, transformed, merged_rows=True)
+                tasks[entity.name] >> last[entity.name]
+            for parent in entity.parents:
+                last[parent] >> tasks[entity.name]
+    return group, tasks
+
+
+def _load(entity: Entity, transformed: Mapped, *, merged_rows: bool = False) -> Any:
+    return LoadOperator.partial(
+        task_id=f"{entity.name}_merged" if merged_rows else entity.name,
+        entity=entity.name,
+        merged_rows=merged_rows,
+        map_index_template=_LABEL,
+    ).expand(partition=transformed[entity.name].output)
+
+
+def ai_enhancement(plan: PlanOperator) -> TaskGroup:
+    """Documents into vectors, then the search index."""
+    with TaskGroup("ai_enhancement", tooltip="Embeddings of non-identifying documents") as group:
+        for entity in ENTITIES.values():
+            if entity.embeddings is not None:
+                embed = EmbedOperator.partial(
+                    task_id=entity.name, entity=entity.name, map_index_template=_LABEL
+                ).expand(partition=plan.output[entity.name])
+                embed >> BuildIndexOperator(task_id=f"{entity.name}_index", entity=entity.name)
+    return group
+
+
+def validation() -> TaskGroup:
+    """The source is read again and compared with the target."""
+    with TaskGroup("validation", tooltip="Proof that nothing was lost") as group:
+        chain(
+            CountsOperator(task_id="counts"),
+            KeySetsOperator(task_id="key_sets"),
+            IntegrityOperator(task_id="integrity"),
+        )
+    return group
+
+
+def completion(first: CheckSettingsOperator) -> TaskGroup:
+    """The report, always; a teardown, so that it cannot hide a failure."""
+    with TaskGroup("completion", tooltip="Report and true state") as group:
+        ReportOperator(task_id="report", trigger_rule="all_done").as_teardown(
+            setups=first, on_failure_fail_dagrun=True
+        )
+    return group
