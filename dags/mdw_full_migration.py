@@ -24,18 +24,19 @@ first run should be a dry run (the default): it predicts every count and writes 
 
 **When a task is red.**
 
-| Task | What it means | What to do |
-|---|---|---|
-| `preparation.*` | A parameter, a connection or a schema is not as needed; nothing was written | Read the last lines of its log, repair, trigger again |
-| `extraction.*`, `transformation.*` | The source or a rule failed; nothing was written to the business tables | Repair, then *Clear* the task (with downstream): finished batches are not read again |
-| `loading.*` | One batch was rolled back whole, all others stand | Repair, then *Clear* the task (with downstream): it goes on with its first unfinished batch |
-| `ai_enhancement.*` | The embedding provider failed; loaded rows and stored vectors stand | Repair, then *Clear* it (with downstream): stored vectors are not paid for again |
-| `validation.*` | The target is not what the source demands | Open the report: each failed check has sample keys |
+* `preparation.*`: a parameter, a connection or a schema is not as needed; nothing was written. Read the last
+  lines of its log, repair, trigger again.
+* `extraction.*`, `transformation.*`: the source or a rule failed; nothing was written to the business tables.
+  Repair, then *Clear* the task with *Downstream*: finished batches are not read again.
+* `loading.*`: one batch was rolled back whole, all others stand. Repair, then *Clear* the task with
+  *Downstream*: it goes on with its first unfinished batch.
+* `ai_enhancement.*`: the embedding provider failed; loaded rows and stored vectors stand. Repair, then *Clear*
+  it with *Downstream*: stored vectors are not paid for again.
+* `validation.*`: the target is not what the source demands. Open the report: each failed check has sample keys.
 
 `[RUN_STOPPED]` in a log only says that another task failed first. The report of every run, failed or not, is
 written by `completion.report`; its log names the place.
 """
-
 
 
 def _form() -> dict[str, Param]:
@@ -65,8 +66,8 @@ with DAG(
     tags=["mdw", "migration"],
     render_template_as_native_obj=True,
 ):
-    preparation, first, plan = phases.preparation()
-    extraction, extracted = phases.extraction(plan)
+    preparation, first, plans = phases.preparation()
+    extraction, extracted = phases.extraction(plans)
     transformation, transformed = phases.transformation(extracted)
     loading, loaded = phases.loading(transformed)
     chain(
@@ -75,7 +76,7 @@ with DAG(
         transformation,
         phases.deduplication(transformed),
         loading,
-        phases.ai_enhancement(plan),
+        phases.ai_enhancement(plans),
         phases.validation(),
         phases.completion(first),
     )

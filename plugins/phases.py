@@ -33,22 +33,24 @@ Mapped = dict[str, Any]
 """Entity → its mapped task."""
 
 
-def preparation() -> tuple[TaskGroup, CheckSettingsOperator, PlanOperator]:
-    """Parameters, source, target, run, plan; returns the group, the first task and the plan."""
+def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
+    """Parameters, source, target, run, plan; returns the group, the first task and the plans."""
     with TaskGroup("preparation", tooltip="Know that all is right before anything is written") as group:
         first = CheckSettingsOperator(task_id="check_settings")
-        plan = PlanOperator(task_id="plan", multiple_outputs=True)
+        with TaskGroup("plan", tooltip="Cut every entity into partitions") as planning:
+            plans = {name: PlanOperator(task_id=name, entity=name) for name in ENTITIES}
         chain(
             first,
-            CheckSourceOperator(task_id="check_source"),
+            # What follows a setup task must wait for its success, says Airflow.
+            CheckSourceOperator(task_id="check_source", trigger_rule="all_success"),
             DeployTargetOperator(task_id="deploy_target"),
             OpenRunOperator(task_id="open_run"),
-            plan,
+            planning,
         )
-    return group, first, plan
+    return group, first, plans
 
 
-def extraction(plan: PlanOperator) -> tuple[TaskGroup, Mapped]:
+def extraction(plans: Mapped) -> tuple[TaskGroup, Mapped]:
     """Source rows into staging, in the groups that users know as 2A, 2B and 2C."""
     tasks: Mapped = {}
     nested: dict[str, TaskGroup] = {}
@@ -57,7 +59,7 @@ def extraction(plan: PlanOperator) -> tuple[TaskGroup, Mapped]:
             with _nested(entity, nested):
                 tasks[entity.name] = ExtractOperator.partial(
                     task_id=entity.name, entity=entity.name, map_index_template=_LABEL
-                ).expand(partition=plan.output[entity.name])
+                ).expand(partition=plans[entity.name].output)
     return group, tasks
 
 
@@ -118,14 +120,14 @@ def _load(entity: Entity, transformed: Mapped, *, merged_rows: bool = False) -> 
     ).expand(partition=transformed[entity.name].output)
 
 
-def ai_enhancement(plan: PlanOperator) -> TaskGroup:
+def ai_enhancement(plans: Mapped) -> TaskGroup:
     """Documents into vectors, then the search index."""
     with TaskGroup("ai_enhancement", tooltip="Embeddings of non-identifying documents") as group:
         for entity in ENTITIES.values():
             if entity.embeddings is not None:
                 embed = EmbedOperator.partial(
                     task_id=entity.name, entity=entity.name, map_index_template=_LABEL
-                ).expand(partition=plan.output[entity.name])
+                ).expand(partition=plans[entity.name].output)
                 embed >> BuildIndexOperator(task_id=f"{entity.name}_index", entity=entity.name)
     return group
 

@@ -80,7 +80,9 @@ def _compare_table(table: Table, columns: Mapping[str, tuple[str, bool]], drift:
             _compare_type(table, name, kinds, columns[name][0], drift)
 
 
-def _compare_type(table: Table, name: str, kinds: Kind | tuple[Kind, ...], type_name: str, drift: Drift) -> None:
+def _compare_type(
+    table: Table, name: str, kinds: Kind | tuple[Kind, ...], type_name: str, drift: Drift
+) -> None:
     allowed = kinds if isinstance(kinds, tuple) else (kinds,)
     if _KINDS.get(type_name) not in allowed:
         needed = " or ".join(allowed)

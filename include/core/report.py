@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 FATES = ("inserted", "updated", "unchanged", "merged", "rejected", "skipped")
@@ -87,9 +86,9 @@ def _phase(name: str, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _wall_seconds(batches: Sequence[Mapping[str, Any]]) -> float:
     """From the start of the first batch to the end of the last."""
-    ends: list[datetime] = [batch["recorded_at"] for batch in batches]
-    starts = [b["recorded_at"].timestamp() - (b["seconds"] or 0) for b in batches]
-    return max(end.timestamp() for end in ends) - min(starts)
+    ends: list[float] = [batch["recorded_at"].timestamp() for batch in batches]
+    starts = [end - (batch["seconds"] or 0) for end, batch in zip(ends, batches, strict=True)]
+    return max(ends) - min(starts)
 
 
 def _next_steps(
@@ -98,7 +97,9 @@ def _next_steps(
     if run is None:
         return ["Nothing was read or written. The first failed task's log ends with what to do."]
     if failed_checks:
-        return ["Look at the failed checks below; run again after the cause is repaired: reruns are harmless."]
+        return [
+            "Look at the failed checks below; run again after the cause is repaired: reruns are harmless."
+        ]
     if failed_tasks:
         return [
             f"Open the log of {failed_tasks[0]}: its last lines say what to do.",

@@ -158,13 +158,17 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _checked(param: Param, value: Any) -> Any:
-    right_type = isinstance(value, _TYPES[param.kind]) and (param.kind == "boolean" or not isinstance(value, bool))
+    right_type = isinstance(value, _TYPES[param.kind]) and (
+        param.kind == "boolean" or not isinstance(value, bool)
+    )
     if not right_type:
         raise MigrationError("PARAM_INVALID", f"{param.name} must be of type {param.kind}.", param=param.name)
     if param.kind == "array":
         return _checked_names(param, value)
     if param.choices and value not in param.choices:
-        raise MigrationError("PARAM_INVALID", f"{param.name} must be one of {list(param.choices)}.", param=param.name)
+        raise MigrationError(
+            "PARAM_INVALID", f"{param.name} must be one of {list(param.choices)}.", param=param.name
+        )
     too_low = param.minimum is not None and not value >= param.minimum  # "not >=" refuses NaN as well
     too_high = param.maximum is not None and not value <= param.maximum
     if too_low or too_high:
@@ -178,7 +182,9 @@ def _checked_names(param: Param, value: Collection[Any]) -> list[str]:
     if unknown:
         shown = [repr(name)[:60] for name in unknown[:10]]
         raise MigrationError(
-            "ENTITY_UNKNOWN", f"Unknown: {', '.join(shown)}; known are {list(param.choices)}.", param=param.name
+            "ENTITY_UNKNOWN",
+            f"Unknown: {', '.join(shown)}; known are {list(param.choices)}.",
+            param=param.name,
         )
     return list(dict.fromkeys(value))
 

@@ -48,7 +48,9 @@ def select_keys(entity: Entity, existing: Columns, since: int | None = None) -> 
     first = _from_first(entity.source, existing)
     joins = _joins_for_key(entity.source, existing)
     where = "" if since is None else f" WHERE {_newer(entity.source, since)}"
-    return f"COPY (SELECT DISTINCT {entity.source.key} FROM {first}{joins}{where}) TO STDOUT WITH (FORMAT csv)"
+    return (
+        f"COPY (SELECT DISTINCT {entity.source.key} FROM {first}{joins}{where}) TO STDOUT WITH (FORMAT csv)"
+    )
 
 
 def select_cuts(source: Source, rows_per_partition: int) -> str:

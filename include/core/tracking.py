@@ -8,7 +8,10 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Fates:
-    """How many rows of a batch had which fate. Every row has exactly one."""
+    """How many rows of a batch had which fate. Every row has exactly one.
+
+    ``undecided`` rows are handed on to a later phase; after loading there are none.
+    """
 
     extracted: int = 0
     inserted: int = 0
@@ -17,9 +20,10 @@ class Fates:
     merged: int = 0
     rejected: int = 0
     skipped: int = 0
+    undecided: int = 0
 
     def __post_init__(self) -> None:
-        fates = self.inserted + self.updated + self.unchanged + self.merged + self.rejected + self.skipped
+        fates = sum(getattr(self, f.name) for f in fields(self)) - self.extracted
         if fates != self.extracted:
             raise ValueError(f"{self.extracted} rows, but {fates} fates")
 

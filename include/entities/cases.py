@@ -98,7 +98,11 @@ ENTITY = Entity(
         Column("case_number", numbered("C", "t.id", 6)),
         Column("title", copy("c.name")),
         Column("case_type", coded("t.course_id", code_map("case_type"), "case_type"), enum="case_type_enum"),
-        Column("current_state", coded("t.status", code_map("case_state"), "current_state"), enum="case_state_enum"),
+        Column(
+            "current_state",
+            coded("t.status", code_map("case_state"), "current_state"),
+            enum="case_state_enum",
+        ),
         Column("sequence", copy("t.order")),
         Column("price", copy("t.price")),
         Column(
@@ -149,7 +153,9 @@ ENTITY = Entity(
                 DocumentColumn("t.title", "Order", Words.TEXT),
                 DocumentColumn("t.case_type", "Case type"),
                 DocumentColumn("t.current_state", "State"),
-                DocumentColumn("t.sequence", "Order of this patient", Words.NUMBER_BAND, bands=(2, 3, 5), unit=""),
+                DocumentColumn(
+                    "t.sequence", "Order of this patient", Words.NUMBER_BAND, bands=(2, 3, 5), unit=""
+                ),
                 DocumentColumn("t.submitted_at", "Submitted in", Words.MONTH),
                 DocumentColumn("t.is_deleted", "Deleted", Words.FLAG),
             ),

@@ -100,7 +100,11 @@ ENTITY = Entity(
         refers("creator_id", "profiles", "t.creator_id", OnMissing.CLEAR),
         # Free text that people typed: it may be a patient's name.
         Column("name", named("t.name", "name", joined("Untitled project ", copy("t.id"))), health=True),
-        Column("project_type", coded("t.type", code_map("project_type"), "project_type"), enum="project_type_enum"),
+        Column(
+            "project_type",
+            coded("t.type", code_map("project_type"), "project_type"),
+            enum="project_type_enum",
+        ),
         Column("type_code", copy("t.type")),
         Column("status", coded("t.status", code_map("project_status"), "status"), enum="project_status_enum"),
         Column("status_code", copy("t.status")),

@@ -71,8 +71,8 @@ def _minutes(tasks: pd.DataFrame) -> Floats:
     ).dropna(subset=["order", "template"])
     ends["row"] = ends.index
     # An order may hold a template twice: it is done when the last of them is, unknown while one is not.
-    finished = ends.assign(unknown=ends["done"].isna()).groupby(["order", "template"], as_index=False)
-    finished = finished.agg(done=("done", "max"), unknown=("unknown", "any"))
+    grouped = ends.assign(unknown=ends["done"].isna()).groupby(["order", "template"], as_index=False)
+    finished = grouped.agg(done=("done", "max"), unknown=("unknown", "any"))
     before = ends[["row", "order", "template"]].merge(_links(tasks), on="template")
     before = before.drop(columns="template").merge(
         finished, left_on=["order", "predecessor"], right_on=["order", "template"]

@@ -185,7 +185,11 @@ ENTITY = Entity(
         ),
         Column("task_name", named("t.task_name", "task_name")),
         Column("task_order", _task_order),
-        Column("function_type", coded("t.function", code_map("task_function"), "function_type"), enum="task_function_enum"),
+        Column(
+            "function_type",
+            coded("t.function", code_map("task_function"), "function_type"),
+            enum="task_function_enum",
+        ),
         Column("function_code", copy("t.function")),
         Column("is_predefined", copy("t.predefined")),
         Column("action_name", copy("t.action_name")),

@@ -34,14 +34,15 @@ class Comparison:
 
     def counts(self, entity: Entity) -> Iterator[Check]:
         """Rows in every hop, and in the target."""
-        extracted = self._tracking.fates(entity.name, "extraction").extracted
-        transformed = self._tracking.fates(entity.name, "transformation")
-        loaded = self._tracking.fates(entity.name)
+        extracted, transformed, loaded = (
+            self._tracking.rows(entity.name, phase) for phase in ("extraction", "transformation", "loading")
+        )
         if entity.shape is None:
-            yield _equal("rows_transformed", entity, 1, extracted, transformed.extracted)
-        yield _equal("rows_loaded", entity, 1, transformed.extracted, loaded.extracted)
+            yield _equal("rows_transformed", entity, 1, extracted, transformed)
+        yield _equal("rows_loaded", entity, 1, transformed, loaded)
         mapped = self._number(
-            "SELECT count(*) FROM migration.id_map WHERE entity = {entity} AND state IN ('live', 'merged')", entity
+            "SELECT count(*) FROM migration.id_map WHERE entity = {entity} AND state IN ('live', 'merged')",
+            entity,
         )
         stored = self._number(
             "SELECT count(*) FROM {table} t WHERE deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM migration.id_map m"
@@ -56,7 +57,10 @@ class Comparison:
             "SELECT m.legacy_id FROM migration.id_map m WHERE m.entity = {entity} AND m.state = 'live'"
             " AND NOT EXISTS (SELECT 1 FROM {vectors} e WHERE e.{owner} = m.target_id)"
         )
-        names = {"vectors": sql.Identifier("public", embeddings.table), "owner": sql.Identifier(embeddings.owner)}
+        names = {
+            "vectors": sql.Identifier("public", embeddings.table),
+            "owner": sql.Identifier(embeddings.owner),
+        }
         return self._none("embedded", entity, 1, query, **names)
 
     def key_sets(self, entity: Entity, source: Snapshot, staging: StagingHook) -> Iterator[Check]:
@@ -72,13 +76,17 @@ class Comparison:
             gone = "(" + _FATES + ") EXCEPT SELECT legacy_id FROM source_keys"
             if self._keys(missing, entity, limit=1):
                 self._keep_keys("arrived", source.keys_since(entity, run["source_horizon"]))
-                yield self._none("keys_without_fate", entity, 2, missing + " EXCEPT SELECT legacy_id FROM arrived")
+                yield self._none(
+                    "keys_without_fate", entity, 2, missing + " EXCEPT SELECT legacy_id FROM arrived"
+                )
                 yield self._none("keys_arrived", entity, 2, missing, severity="warn")
             else:
                 yield self._none("keys_without_fate", entity, 2, missing)
             if self._keys(gone, entity, limit=1):
                 self._keep_keys("extracted", self._extracted(entity, staging))
-                yield self._none("keys_without_source", entity, 2, f"({gone}) EXCEPT SELECT legacy_id FROM extracted")
+                yield self._none(
+                    "keys_without_source", entity, 2, f"({gone}) EXCEPT SELECT legacy_id FROM extracted"
+                )
                 yield self._none("keys_left", entity, 2, gone, severity="warn")
             else:
                 yield self._none("keys_without_source", entity, 2, gone)
@@ -95,7 +103,8 @@ class Comparison:
         for column, reference in entity.references.items():
             names = {"column": sql.Identifier(column), "parent": sql.Identifier("public", reference.entity)}
             orphans = (
-                "SELECT m.legacy_id FROM {table} t JOIN migration.id_map m ON m.entity = {entity} AND m.target_id = t.id"
+                "SELECT m.legacy_id FROM {table} t"
+                " JOIN migration.id_map m ON m.entity = {entity} AND m.target_id = t.id"
                 " WHERE t.{column} IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {parent} p WHERE p.id = t.{column})"
             )
             yield self._none(f"orphans_{column}", entity, 4, orphans, **names)
@@ -151,7 +160,8 @@ class Comparison:
                 continue
             names = {"column": sql.Identifier(column), "parent": sql.Literal(reference.entity)}
             left = (
-                "SELECT c.legacy_id FROM {table} t JOIN migration.id_map c ON c.entity = {entity} AND c.target_id = t.id"
+                "SELECT c.legacy_id FROM {table} t"
+                " JOIN migration.id_map c ON c.entity = {entity} AND c.target_id = t.id"
                 " JOIN migration.id_map p ON p.entity = {parent} AND p.target_id = t.{column} WHERE p.state = 'merged'"
             )
             yield self._none(f"merged_{column}", entity, 4, left, **names)
@@ -163,7 +173,9 @@ class Comparison:
 
     def _keep_keys(self, table: str, keys: Iterable[pa.Array]) -> None:
         name = sql.Identifier(table)
-        self._connection.execute(sql.SQL("CREATE TEMPORARY TABLE {} (legacy_id text) ON COMMIT DROP").format(name))
+        self._connection.execute(
+            sql.SQL("CREATE TEMPORARY TABLE {} (legacy_id text) ON COMMIT DROP").format(name)
+        )
         statement = sql.SQL("COPY {} FROM STDIN WITH (FORMAT csv)").format(name)
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             for chunk in keys:
@@ -171,7 +183,13 @@ class Comparison:
         self._connection.execute(sql.SQL("ANALYZE {}").format(name))
 
     def _none(
-        self, name: str, entity: Entity, level: int, query: str, severity: str = "fail", **names: sql.Composable
+        self,
+        name: str,
+        entity: Entity,
+        level: int,
+        query: str,
+        severity: str = "fail",
+        **names: sql.Composable,
     ) -> Check:
         """A check that a query for offending legacy ids finds nothing."""
         found = self._number(f"SELECT count(*) FROM ({query}) offending", entity, **names)

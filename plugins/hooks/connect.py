@@ -20,7 +20,15 @@ from include.core.errors import MigrationError
 
 CONNECT_TIMEOUT_SECONDS = 10
 # libpq settings that a connection's extra may carry.
-_EXTRAS = {"sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout", "target_session_attrs", "channel_binding"}
+_EXTRAS = {
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "connect_timeout",
+    "target_session_attrs",
+    "channel_binding",
+}
 # SQLSTATE classes that mean "try again": connection, transaction rollback, resources, operator intervention.
 _TRANSIENT_CLASSES = ("08", "40", "53", "57P")
 # Classes that mean "this row": data exception, integrity violation.
@@ -138,12 +146,19 @@ def _ssl_mode(value: str) -> str:
     return {"true": "require", "1": "require", "false": "prefer", "0": "prefer"}.get(value.lower(), value)
 
 
-def _connect_error(system: System, error: psycopg.OperationalError, arguments: Mapping[str, Any]) -> MigrationError:
+def _connect_error(
+    system: System, error: psycopg.OperationalError, arguments: Mapping[str, Any]
+) -> MigrationError:
     # The server's words here concern the login, never a row; the driver gives no SQLSTATE for them.
     text = str(error)
     refused = any(
         sign in text
-        for sign in ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
+        for sign in (
+            "authentication failed",
+            "no password supplied",
+            "does not exist",
+            "no pg_hba.conf entry",
+        )
     )
     code = f"{system.prefix}_{'LOGIN_REFUSED' if refused else 'UNREACHABLE'}"
     return MigrationError(

@@ -92,7 +92,9 @@ class Snapshot:
 
     def cuts(self, entity: Entity, rows_per_partition: int) -> list[int]:
         """Keys at which to cut partitions."""
-        return [int(row[0]) for row in self._connection.execute(select_cuts(entity.source, rows_per_partition))]
+        return [
+            int(row[0]) for row in self._connection.execute(select_cuts(entity.source, rows_per_partition))
+        ]
 
     def batches(
         self, entity: Entity, partition: Partition, batch_size: int, after: int | None = None
@@ -104,7 +106,9 @@ class Snapshot:
         """
         query = select_rows(entity, self.existing(entity), partition, after)
         names = entity.source.raw_columns
-        chunks = (parse_rows(rows, names) for rows in self._copy(query, None if entity.source.whole else batch_size))
+        chunks = (
+            parse_rows(rows, names) for rows in self._copy(query, None if entity.source.whole else batch_size)
+        )
         group = entity.source.group_by
         yield from chunks if group is None else cut_groups(chunks, group)
 

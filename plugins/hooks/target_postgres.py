@@ -129,7 +129,9 @@ def _refuse_changed(files: Sequence[SchemaFile], recorded: dict[str, str]) -> No
     changed = [file.name for file in files if recorded.get(file.name, file.hash) != file.hash]
     unknown = sorted(set(recorded) - {file.name for file in files})
     if changed or unknown:
-        raise MigrationError("TARGET_SCHEMA_CHANGED", f"Changed: {changed}; deployed but unknown here: {unknown}.")
+        raise MigrationError(
+            "TARGET_SCHEMA_CHANGED", f"Changed: {changed}; deployed but unknown here: {unknown}."
+        )
 
 
 def _refuse_foreign(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -188,6 +190,15 @@ def survivors(connection: psycopg.Connection[tuple[Any, ...]], entity: str) -> p
     ).format(entity)
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         return parse_rows(b"".join(bytes(row) for row in copy), ["legacy_id", "survivor_id"])
+
+
+def refresh_statistics(connection: psycopg.Connection[tuple[Any, ...]], entity: str) -> None:
+    """ANALYZE behind a bulk load: autovacuum comes too late, and plans made for empty tables are slow."""
+    connection.execute(
+        sql.SQL("ANALYZE {}, migration.id_map, migration.quarantine, migration.findings").format(
+            sql.Identifier("public", entity)
+        )
+    )
 
 
 class BatchLoader:
@@ -278,7 +289,6 @@ class BatchLoader:
             copy.write(format_rows(rows))
 
 
-
 def findings_of(findings: pa.Table, clean: pa.Table) -> pa.Table:
     """The findings of some rows."""
     return findings.filter(pc.is_in(findings.column("legacy_id"), clean.column("legacy_id").combine_chunks()))
@@ -288,5 +298,10 @@ def _refused(row: pa.Table, sqlstate: str, place: str) -> pa.Table:
     """A reject for the one row that the target refused."""
     members = {name: jsontext.encode_text(row.column(name).combine_chunks()) for name in row.column_names}
     payload = jsontext.build_object(members, keep_null=True)
-    cells = [row.column("legacy_id")[0].as_py(), "value_refused", place or f"SQLSTATE {sqlstate}", payload[0].as_py()]
+    cells = [
+        row.column("legacy_id")[0].as_py(),
+        "value_refused",
+        place or f"SQLSTATE {sqlstate}",
+        payload[0].as_py(),
+    ]
     return pa.table([[cell] for cell in cells], schema=REJECT_SCHEMA)

@@ -140,15 +140,25 @@ class TrackingHook(BaseHook):
         )
         return {row[0] for row in rows}
 
-    def fates(self, entity: str, phase: str = "loading") -> Fates:
-        """The sum over the batches of an entity in a phase."""
+    def fates(self, entity: str) -> Fates:
+        """The sum over the loaded batches of an entity."""
         row = self._connection.execute(
             "SELECT coalesce(sum(extracted), 0), coalesce(sum(inserted), 0), coalesce(sum(updated), 0),"
             " coalesce(sum(unchanged), 0), coalesce(sum(merged), 0), coalesce(sum(rejected), 0),"
-            " coalesce(sum(skipped), 0) FROM migration.batches WHERE run_id = %s AND entity = %s AND phase = %s",
-            [self.run_id, entity, phase],
+            " coalesce(sum(skipped), 0) FROM migration.batches"
+            " WHERE run_id = %s AND entity = %s AND phase = 'loading'",
+            [self.run_id, entity],
         ).fetchone()
         return Fates(*(int(value) for value in row or ()))
+
+    def rows(self, entity: str, phase: str) -> int:
+        """How many rows of an entity a phase has handled."""
+        row = self._connection.execute(
+            "SELECT coalesce(sum(extracted), 0) FROM migration.batches"
+            " WHERE run_id = %s AND entity = %s AND phase = %s",
+            [self.run_id, entity, phase],
+        ).fetchone()
+        return 0 if row is None else int(row[0])
 
     def record_checks(self, checks: Iterable[Check]) -> None:
         """Store results of checks; a repeated check replaces its own."""
@@ -159,7 +169,17 @@ class TrackingHook(BaseHook):
                 " severity = excluded.severity, expected = excluded.expected, found = excluded.found,"
                 " passed = excluded.passed, sample_keys = excluded.sample_keys",
                 [
-                    (self.run_id, c.name, c.entity, c.level, c.severity, c.expected, c.found, c.passed, [*c.sample_keys])
+                    (
+                        self.run_id,
+                        c.name,
+                        c.entity,
+                        c.level,
+                        c.severity,
+                        c.expected,
+                        c.found,
+                        c.passed,
+                        [*c.sample_keys],
+                    )
                     for c in checks
                 ],
             )

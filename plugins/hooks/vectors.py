@@ -27,7 +27,9 @@ _INDEX_MEMORY = "256MB"
 class VectorStore:
     """Reads documents and keeps vectors of one entity."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], entity: Entity, embeddings: Embeddings) -> None:
+    def __init__(
+        self, connection: psycopg.Connection[tuple[Any, ...]], entity: Entity, embeddings: Embeddings
+    ) -> None:
         self._connection = connection
         self._entity = entity
         self._embeddings = embeddings
@@ -36,13 +38,20 @@ class VectorStore:
     def documents(self, partition: Partition, rows_per_chunk: int) -> Iterator[pa.Table]:
         """Document columns with ``legacy_id``, in chunks; the table is read through a server-side cursor."""
         key = sql.Identifier(self._entity.columns[0].name)
-        lower = sql.SQL("") if partition.low is None else sql.SQL(" AND t.{} >= {}").format(key, partition.low)
-        upper = sql.SQL("") if partition.high is None else sql.SQL(" AND t.{} < {}").format(key, partition.high)
+        lower = (
+            sql.SQL("") if partition.low is None else sql.SQL(" AND t.{} >= {}").format(key, partition.low)
+        )
+        upper = (
+            sql.SQL("") if partition.high is None else sql.SQL(" AND t.{} < {}").format(key, partition.high)
+        )
         select = self._embeddings.document.select_sql().replace("SELECT ", "SELECT m.legacy_id, ", 1)
         query = sql.SQL(select) + _LIVE.format(  # type: ignore[arg-type] # checked names, see DocumentSpec
             entity=self._entity.name, lower=lower, upper=upper
         )
-        with self._connection.transaction(), self._connection.cursor("documents", row_factory=dict_row) as cursor:
+        with (
+            self._connection.transaction(),
+            self._connection.cursor("documents", row_factory=dict_row) as cursor,
+        ):
             cursor.itersize = rows_per_chunk
             cursor.execute(query)
             while rows := cursor.fetchmany(rows_per_chunk):
@@ -61,7 +70,9 @@ class VectorStore:
 
     def known_hashes(self, hashes: pa.Array) -> set[str]:
         """Contents that some row already has a vector of: those are copied, not paid for again."""
-        query = sql.SQL("SELECT DISTINCT content_hash FROM {} WHERE content_hash = ANY (%s)").format(self._table)
+        query = sql.SQL("SELECT DISTINCT content_hash FROM {} WHERE content_hash = ANY (%s)").format(
+            self._table
+        )
         return {row[0] for row in self._connection.execute(query, [hashes.to_pylist()])}
 
     def store(self, documents: pa.Table, fresh: dict[str, np.ndarray], model: str, dimensions: int) -> None:
@@ -75,7 +86,10 @@ class VectorStore:
             self._connection.execute(
                 "CREATE TEMPORARY TABLE fresh (hash text, embedding real[]) ON COMMIT DROP"
             )
-            with self._connection.cursor() as cursor, cursor.copy("COPY pg_temp.fresh FROM STDIN (FORMAT binary)") as copy:
+            with (
+                self._connection.cursor() as cursor,
+                cursor.copy("COPY pg_temp.fresh FROM STDIN (FORMAT binary)") as copy,
+            ):
                 copy.set_types(["text", "float4[]"])
                 for content_hash, vector in fresh.items():
                     copy.write_row((content_hash, vector.tolist()))
@@ -87,7 +101,9 @@ class VectorStore:
                 cursor.copy("COPY pg_temp.documents FROM STDIN WITH (FORMAT csv)") as copy,
             ):
                 copy.write(format_rows(self._rows(documents)))
-            self._connection.execute(self._upsert(), [self._embeddings.document.content_type, model, dimensions])
+            self._connection.execute(
+                self._upsert(), [self._embeddings.document.content_type, model, dimensions]
+            )
 
     def _rows(self, documents: pa.Table) -> pa.Table:
         vector_ids = target_ids(self._embeddings.table, documents.column("legacy_id").combine_chunks())
@@ -98,7 +114,8 @@ class VectorStore:
     def _upsert(self) -> sql.Composed:
         return sql.SQL(
             "INSERT INTO {table} (id, {owner}, content_type, content_hash, model, dimensions, embedding, content_text)"
-            " SELECT d.vector_id, d.id, %s, d.hash, %s, %s, coalesce(f.embedding::extensions.vector, k.embedding), d.text"
+            " SELECT d.vector_id, d.id, %s, d.hash, %s, %s,"
+            " coalesce(f.embedding::extensions.vector, k.embedding), d.text"
             " FROM pg_temp.documents d LEFT JOIN pg_temp.fresh f USING (hash)"
             " LEFT JOIN LATERAL (SELECT e.embedding FROM {table} e WHERE e.content_hash = d.hash LIMIT 1) k"
             " ON f.hash IS NULL"

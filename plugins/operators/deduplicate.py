@@ -17,7 +17,6 @@ from plugins.operators.step import Clock, MigrationOperator, Run
 
 if TYPE_CHECKING:
     import psycopg
-    from airflow.sdk.definitions.context import Context
 
 _COMPARED = ["legacy_id", "first_name", "last_name", "date_of_birth", "gender", "email", "updated_at"]
 _SURVIVORS = "survivors"
@@ -37,7 +36,7 @@ class DeduplicateOperator(MigrationOperator):
         super().__init__(**kwargs)
         self.partitions = partitions
 
-    def step(self, run: Run, context: Context) -> dict[str, int]:
+    def step(self, run: Run) -> dict[str, int]:
         """Stages the survivors, records the pairs (not in a dry run), returns counts."""
         name, staging, clock = ENTITIES[str(self.entity)].name, StagingHook(run.run_id), Clock()
         batches = [batch for partition in self.partitions or () for batch in partition["batches"]]
@@ -63,7 +62,15 @@ def _nobody() -> pa.Table:
 def _record_pairs(connection: psycopg.Connection[Any], run_id: str, entity: str, pairs: pa.Table) -> None:
     """Pairs as found now; what a person decided stays, what is no longer a pair becomes stale."""
     rows = [
-        (entity, p["left_id"], p["right_id"], p["score"], Jsonb(json.loads(p["explanation"])), p["decision"], run_id)
+        (
+            entity,
+            p["left_id"],
+            p["right_id"],
+            p["score"],
+            Jsonb(json.loads(p["explanation"])),
+            p["decision"],
+            run_id,
+        )
         for p in pairs.to_pylist()
     ]
     with connection.transaction(), connection.cursor() as cursor:

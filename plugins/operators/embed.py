@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.core.batches import Partition
+from include.core.batches import Partition, batch_name
 from include.core.spec import Embeddings
 from include.core.tracking import Fates
 from include.embedding.batching import cut_texts, plan_batches
@@ -16,13 +16,12 @@ from include.embedding.content_hash import content_hashes
 from include.entities import ENTITIES
 from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.hooks.tracking import TrackingHook
 from plugins.hooks.vectors import VectorStore
 from plugins.operators.step import Clock, MigrationOperator, Run
 
 if TYPE_CHECKING:
     import numpy as np
-    from airflow.sdk.definitions.context import Context
 
     from include.embedding.provider import EmbeddingProvider
 
@@ -45,7 +44,7 @@ class EmbedOperator(MigrationOperator):
         self.partition = partition
         self._target = TargetPostgresHook()
 
-    def step(self, run: Run, context: Context) -> dict[str, int]:
+    def step(self, run: Run) -> dict[str, int]:
         """Returns how many documents there are, lacked a vector, and how many texts were sent."""
         skip_without_ai(run)
         entity, partition = ENTITIES[str(self.entity)], Partition.from_json(self.partition)
@@ -64,11 +63,17 @@ class EmbedOperator(MigrationOperator):
                 clock = Clock()
                 wanted = _wanted(rows, embeddings, provider, store)
                 texts = _embed(wanted, provider, store)
+                fates = Fates(
+                    rows.num_rows, inserted=wanted.num_rows, unchanged=rows.num_rows - wanted.num_rows
+                )
+                name = batch_name(partition, number)
                 tracking.record_batch(
-                    _ledger_row(entity.name, f"{partition.name}-b{number:04d}", rows.num_rows, wanted, run, clock)
+                    clock.ledger_row(run, entity=entity.name, phase=self.phase, batch=name, fates=fates)
                 )
                 documents, lacking, sent = documents + rows.num_rows, lacking + wanted.num_rows, sent + texts
-        self.progress(f"{partition.label}: {documents:,} documents, {lacking:,} new or changed, {sent:,} texts sent")
+        self.progress(
+            f"{partition.label}: {documents:,} documents, {lacking:,} new or changed, {sent:,} texts sent"
+        )
         return {"documents": documents, "lacking": lacking, "sent": sent}
 
     def on_kill(self) -> None:
@@ -79,7 +84,7 @@ class EmbedOperator(MigrationOperator):
 class BuildIndexOperator(MigrationOperator):
     """Builds the HNSW index behind the bulk load."""
 
-    def step(self, run: Run, context: Context) -> None:
+    def step(self, run: Run) -> None:
         """Does nothing where the index exists: single inserts keep it up to date."""
         skip_without_ai(run)
         entity, clock = ENTITIES[str(self.entity)], Clock()
@@ -135,8 +140,3 @@ def _store(
     if hashes:
         mine = wanted.filter(pc.is_in(wanted.column("hash"), pa.array(list(hashes), pa.string())))
         store.store(mine, fresh, provider.model, provider.dimensions)
-
-
-def _ledger_row(entity: str, batch: str, documents: int, wanted: pa.Table, run: Run, clock: Clock) -> LedgerRow:
-    fates = Fates(documents, inserted=wanted.num_rows, unchanged=documents - wanted.num_rows)
-    return LedgerRow(entity, "ai_enhancement", batch, "", fates, run.attempt, clock.seconds, clock.memory_mb)

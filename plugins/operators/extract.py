@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,11 +12,8 @@ from include.entities import ENTITIES
 from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import Clock, MigrationOperator, Run
-
-if TYPE_CHECKING:
-    from airflow.sdk.definitions.context import Context
 
 
 class ExtractOperator(MigrationOperator):
@@ -29,7 +26,7 @@ class ExtractOperator(MigrationOperator):
         self.partition = partition
         self._source = LegacyMdwHook()
 
-    def step(self, run: Run, context: Context) -> dict[str, Any]:
+    def step(self, run: Run) -> dict[str, Any]:
         """Returns the manifest: the partition and the names of its batches."""
         entity, partition = ENTITIES[str(self.entity)], Partition.from_json(self.partition)
         staging = StagingHook(run.run_id)
@@ -43,10 +40,17 @@ class ExtractOperator(MigrationOperator):
                     tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                     name = batch_name(partition, len(names))
                     staging.write("raw", entity.name, name, raw)
-                    keys = _key_range(raw, entity.source.partition_by)
-                    size = raw.num_rows
-                    # Extraction decides no fate yet: every row it hands on counts as one to be decided.
-                    tracking.record_batch(_extracted(entity.name, name, keys, size, run.attempt, clock))
+                    size, keys = raw.num_rows, _key_range(raw, entity.source.partition_by)
+                    tracking.record_batch(
+                        clock.ledger_row(
+                            run,
+                            entity=entity.name,
+                            phase=self.phase,
+                            batch=name,
+                            fates=Fates(size, undecided=size),
+                            key_range=keys,
+                        )
+                    )
                     names.append(name)
                     rows += size
                     clock = Clock()
@@ -63,12 +67,6 @@ class ExtractOperator(MigrationOperator):
     def on_kill(self) -> None:
         """Stop the query in the server too."""
         self._source.cancel()
-
-
-def _extracted(entity: str, batch: str, keys: str, rows: int, attempt: int, clock: Clock) -> LedgerRow:
-    return LedgerRow(
-        entity, "extraction", batch, keys, Fates(rows, skipped=rows), attempt, clock.seconds, clock.memory_mb
-    )
 
 
 def _key_range(raw: pa.Table, key: str) -> str:

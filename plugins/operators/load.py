@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,13 +13,17 @@ from include.core.tracking import Fates
 from include.core.transform import REJECT_SCHEMA
 from include.entities import ENTITIES
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import BatchLoader, LoadBatch, TargetPostgresHook, findings_of, survivors
+from plugins.hooks.target_postgres import (
+    BatchLoader,
+    LoadBatch,
+    TargetPostgresHook,
+    findings_of,
+    refresh_statistics,
+    survivors,
+)
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.deduplicate import staged_survivors
 from plugins.operators.step import MigrationOperator, Run
-
-if TYPE_CHECKING:
-    from airflow.sdk.definitions.context import Context
 
 # Below this many rows a share says nothing.
 _ROWS_FOR_A_SHARE = 50
@@ -41,7 +45,7 @@ class LoadOperator(MigrationOperator):
         self.merged_rows = merged_rows
         self._target = TargetPostgresHook()
 
-    def step(self, run: Run, context: Context) -> dict[str, Any]:
+    def step(self, run: Run) -> dict[str, Any]:
         """Returns the manifest it was given."""
         entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
         fates, seconds = Fates(), 0.0
@@ -58,6 +62,8 @@ class LoadOperator(MigrationOperator):
                 loaded, took = loader.load(batch, run.attempt)
                 fates, seconds = fates + loaded, seconds + took
                 self._refuse_flood(tracking, entity, run.settings.max_rejected)
+            if fates.inserted:
+                refresh_statistics(connection, entity.name)
         self._say(fates, seconds, dry_run=run.settings.dry_run)
         return dict(self.partition)
 
@@ -65,7 +71,9 @@ class LoadOperator(MigrationOperator):
     def _prefix(self) -> str:
         return ("merged-" if self.merged_rows else "") + f"p{self.partition['number']:03d}"
 
-    def _batch(self, entity: Entity, staging: StagingHook, name: str, known: dict[str, pa.Table]) -> LoadBatch:
+    def _batch(
+        self, entity: Entity, staging: StagingHook, name: str, known: dict[str, pa.Table]
+    ) -> LoadBatch:
         clean = follow_survivors(entity, staging.read("clean", entity.name, name), known)
         rejects = staging.read("rejects", entity.name, name)
         findings = staging.read("findings", entity.name, name)
@@ -108,5 +116,3 @@ def _survivors(connection: Any, staging: StagingHook, entity: Entity) -> dict[st
             here = staging.exists("dedup", name, "survivors")
             found[name] = staged_survivors(staging, name) if here else survivors(connection, name)
     return found
-
-

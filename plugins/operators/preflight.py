@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from include.core.batches import PARTITION_ROWS, partition_rows, plan_partitions
 from include.core.drift import compare
@@ -22,10 +22,7 @@ from plugins.hooks.target_postgres import (
     vector_dimensions,
 )
 from plugins.hooks.tracking import TrackingHook
-from plugins.operators.step import MigrationOperator, Run, code_version
-
-if TYPE_CHECKING:
-    from airflow.sdk.definitions.context import Context
+from plugins.operators.step import LOG, MigrationOperator, Run, code_version
 
 
 def chosen(settings: Settings) -> list[Entity]:
@@ -38,7 +35,7 @@ class CheckSettingsOperator(MigrationOperator):
 
     tracked = False
 
-    def step(self, run: Run, context: Context) -> None:
+    def step(self, run: Run) -> None:
         """The check itself is part of every step; this one only says what will be done."""
         mode = "DRY RUN, business tables stay untouched" if run.settings.dry_run else "real run"
         names = ", ".join(entity.name for entity in chosen(run.settings))
@@ -50,14 +47,14 @@ class CheckSourceOperator(MigrationOperator):
 
     tracked = False
 
-    def step(self, run: Run, context: Context) -> None:
+    def step(self, run: Run) -> None:
         """Raises SOURCE_DRIFT or SOURCE_FORBIDDEN with the exact difference."""
         entities = chosen(run.settings)
         tables = {table.name for entity in entities for table in entity.source.all_tables()}
         with LegacyMdwHook().snapshot() as source:
             drift = compare(entities, source.columns(tables))
         for note in drift.notes:
-            self.log.info("Source: %s", note)
+            LOG.info("Source: %s", note)
         if drift.missing:
             raise MigrationError("SOURCE_DRIFT", "Missing: " + "; ".join(drift.missing) + ".")
         if drift.forbidden:
@@ -70,7 +67,7 @@ class DeployTargetOperator(MigrationOperator):
 
     tracked = False
 
-    def step(self, run: Run, context: Context) -> None:
+    def step(self, run: Run) -> None:
         """Raises TARGET_… errors; deploys in one transaction."""
         provider = choose_provider() if run.settings.enable_ai else None
         with TargetPostgresHook().session() as connection:
@@ -94,7 +91,11 @@ def _check_parents(connection: Any, entities: list[Entity]) -> None:
     """A chosen entity's parents must be chosen too, or loaded before."""
     names = {entity.name for entity in entities}
     needed = {parent for entity in entities for parent in entity.parents} - names
-    loaded = {row[0] for row in connection.execute("SELECT DISTINCT entity FROM migration.id_map")} if needed else set()
+    loaded = (
+        {row[0] for row in connection.execute("SELECT DISTINCT entity FROM migration.id_map")}
+        if needed
+        else set()
+    )
     missing = sorted(needed - loaded)
     if missing:
         raise MigrationError("ENTITY_PARENT_MISSING", f"Missing: {', '.join(missing)}.")
@@ -105,11 +106,10 @@ class OpenRunOperator(MigrationOperator):
 
     tracked = False
 
-    def step(self, run: Run, context: Context) -> None:
+    def step(self, run: Run) -> None:
         """Idempotent: a cleared run is taken up again."""
         with LegacyMdwHook().snapshot() as source:
             horizon = source.horizon()
-        triggered_by = getattr(context["dag_run"], "triggering_user_name", None)
         with TargetPostgresHook().session() as connection:
             TrackingHook(connection, run.run_id).open_run(
                 type=run.type,
@@ -117,24 +117,24 @@ class OpenRunOperator(MigrationOperator):
                 parameters=run.settings.to_json(),
                 mapping_version=mapping_version(),
                 code_version=code_version(),
-                started_by=triggered_by or "command line",
+                started_by=run.started_by,
                 source_horizon=horizon,
             )
 
 
 class PlanOperator(MigrationOperator):
-    """Cuts every chosen entity into partitions, once per run."""
+    """Cuts an entity into partitions, once per run."""
 
-    def step(self, run: Run, context: Context) -> dict[str, list[dict[str, Any]]]:
-        """Entity → partitions; an entity that was not chosen has none, an empty one has one."""
-        plan: dict[str, list[dict[str, Any]]] = {name: [] for name in ENTITIES}
-        limit = int(os.environ.get("MIGRATION_PARTITION_ROWS") or PARTITION_ROWS)
+    def step(self, run: Run) -> list[dict[str, Any]]:
+        """The partitions; an entity that was not chosen has none, an empty one has one."""
+        entity = ENTITIES[str(self.entity)]
+        if entity not in chosen(run.settings):
+            return []
+        at_least = int(os.environ.get("MIGRATION_PARTITION_ROWS") or PARTITION_ROWS)
         with LegacyMdwHook().snapshot() as source:
-            for entity in chosen(run.settings):
-                rows = source.count(entity)
-                size = partition_rows(rows, run.settings.batch_size, limit)
-                cuts = [] if entity.source.whole or rows <= size else source.cuts(entity, size)
-                partitions = plan_partitions(entity.name, cuts)
-                plan[entity.name] = [{**p.to_json(), "label": p.label} for p in partitions]
-                self.progress(f"{entity.name}: {rows:,} rows, {len(partitions)} partitions")
-        return plan
+            rows = source.count(entity)
+            size = partition_rows(rows, run.settings.batch_size, at_least)
+            cuts = [] if entity.source.whole or rows <= size else source.cuts(entity, size)
+        partitions = plan_partitions(entity.name, cuts)
+        self.progress(f"{entity.name}: {rows:,} rows in the source, {len(partitions)} partitions")
+        return [{**partition.to_json(), "label": partition.label} for partition in partitions]

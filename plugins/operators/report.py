@@ -14,13 +14,10 @@ from include.entities import ENTITIES
 from plugins.hooks.staging import StagingHook, default_root, run_folder
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
-from plugins.operators.step import MigrationOperator, Run
+from plugins.operators.step import LOG, MigrationOperator, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from airflow.sdk.definitions.context import Context
-
 
 
 class ReportOperator(MigrationOperator):
@@ -28,9 +25,9 @@ class ReportOperator(MigrationOperator):
 
     tracked = False
 
-    def step(self, run: Run, context: Context) -> str:
+    def step(self, run: Run) -> str:
         """Returns where the report was written."""
-        failed = self._failed_tasks(run, context)
+        failed = self._failed_tasks(run)
         uri = ObjectStoragePath(os.environ.get("MIGRATION_REPORT_URI") or default_root("reports"))
         folder = uri / run_folder(run.run_id)
         try:
@@ -38,7 +35,7 @@ class ReportOperator(MigrationOperator):
                 report = _tracked_report(TrackingHook(connection, run.run_id), failed, str(folder))
         except MigrationError as error:
             # Most likely the very reason why the run failed; the report must still be written.
-            self.log.warning("The tracking tables could not be read: %s", error)
+            LOG.warning("The tracking tables could not be read: %s", error)
             report = build(run=None, batches=[], checks=[], findings=[], failed_tasks=failed, order=[])
         _write(folder, report)
         if report["status"] == "completed" and not run.settings.keep_staging:
@@ -46,11 +43,13 @@ class ReportOperator(MigrationOperator):
         self.progress(headline(report))
         return str(folder)
 
-    def _failed_tasks(self, run: Run, context: Context) -> list[str]:
+    def _failed_tasks(self, run: Run) -> list[str]:
         """Tasks that failed themselves, first; those stopped by them are left out."""
-        states: dict[str, Any] = context["ti"].get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
+        states: dict[str, Any] = run.task_instance.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
         of_run = states.get(run.run_id, {})
-        return sorted(task for task, state in of_run.items() if str(state) == "failed" and task != self.task_id)
+        return sorted(
+            task for task, state in of_run.items() if str(state) == "failed" and task != self.task_id
+        )
 
 
 def _tracked_report(tracking: TrackingHook, failed: list[str], location: str) -> dict[str, Any]:

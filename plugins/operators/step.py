@@ -17,12 +17,17 @@ from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 
 from include.core.errors import MigrationError
 from include.core.settings import Settings, check, params
+from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.tracking import TrackingHook
+from plugins.hooks.tracking import LedgerRow, TrackingHook
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+LOG = logging.getLogger("mdw_migration")
+"""The one logger of all steps; its level is the run's log_level."""
 
 # The ceiling Airflow knows; how many of them are used is decided at run time by the param max_retries.
 _MOST_RETRIES = 10
@@ -41,6 +46,8 @@ class Run:
     settings: Settings
     step: str
     attempt: int
+    started_by: str
+    task_instance: RuntimeTaskInstance
 
     @classmethod
     def of(cls, context: Context) -> Run:
@@ -62,6 +69,8 @@ class Run:
             settings=check(values, known),
             step=ti.task_id if index < 0 else f"{ti.task_id}[{index}]",
             attempt=ti.try_number,
+            started_by=getattr(dag_run, "triggering_user_name", None) or "command line",
+            task_instance=ti,
         )
 
 
@@ -69,7 +78,11 @@ class TransientOnly(RetryPolicy):
     """Retry transient errors, with growing delay, as often as the run's max_retries says; others never."""
 
     def evaluate(
-        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+        self,
+        exception: BaseException,
+        try_number: int,
+        max_tries: int,  # noqa: ARG002 - the interface's signature
+        context: Context | None = None,
     ) -> RetryDecision:
         """See :class:`RetryPolicy`."""
         allowed = context["params"].get("max_retries", 0) if context else 0
@@ -101,7 +114,7 @@ def record_failure(context: Context) -> None:
         with TargetPostgresHook().session() as connection:
             TrackingHook(connection, run.run_id).fail_step(run.step)
     except MigrationError as unreachable:
-        logging.getLogger(__name__).warning("The failure could not be recorded: %s", unreachable)
+        LOG.warning("The failure could not be recorded: %s", unreachable)
 
 
 class MigrationOperator(BaseOperator):
@@ -127,19 +140,19 @@ class MigrationOperator(BaseOperator):
         """Check the parameters, enter the run's state, do the step."""
         try:
             run = Run.of(context)
-            self.log.setLevel(run.settings.log_level)
+            LOG.setLevel(run.settings.log_level)
             if self.tracked:
                 with TargetPostgresHook().session() as connection:
                     TrackingHook(connection, run.run_id).enter(
                         self.phase, run.step, fail_fast=run.settings.fail_fast
                     )
-            return self.step(run, context)
+            return self.step(run)
         except MigrationError as error:
             # The last lines of the task's log are the guidance.
-            self.log.error("[migration] %s failed\n%s", self.task_id, error)  # noqa: TRY400 - no trace wanted
+            LOG.error("[migration] %s failed\n%s", self.task_id, error)  # noqa: TRY400 - no trace wanted
             raise
 
-    def step(self, run: Run, context: Context) -> Any:
+    def step(self, run: Run) -> Any:
         """What this step does."""
         raise NotImplementedError
 
@@ -150,7 +163,7 @@ class MigrationOperator(BaseOperator):
 
     def progress(self, text: str) -> None:
         """A line for people who watch the run."""
-        self.log.info("[migration] %-16s %s", self.phase, text)
+        LOG.info("[migration] %-16s %s", self.phase, text)
 
 
 class Clock:
@@ -169,6 +182,12 @@ class Clock:
         """Peak resident memory of this process so far, in MB."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+    def ledger_row(
+        self, run: Run, *, entity: str, phase: str, batch: str, fates: Fates, key_range: str = ""
+    ) -> LedgerRow:
+        """The ledger's row of the batch that this clock timed."""
+        return LedgerRow(entity, phase, batch, key_range, fates, run.attempt, self.seconds, self.memory_mb)
+
 
 @cache
 def code_version() -> str:
@@ -179,5 +198,3 @@ def code_version() -> str:
             if path.suffix in (".py", ".sql", ".toml"):
                 digest.update(str(path.relative_to(_PROJECT)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,11 +13,8 @@ from include.core.transform import Transformed, transform
 from include.entities import ENTITIES
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import Clock, MigrationOperator, Run
-
-if TYPE_CHECKING:
-    from airflow.sdk.definitions.context import Context
 
 
 class TransformOperator(MigrationOperator):
@@ -29,7 +26,7 @@ class TransformOperator(MigrationOperator):
         super().__init__(**kwargs)
         self.partition = partition
 
-    def step(self, run: Run, context: Context) -> dict[str, Any]:
+    def step(self, run: Run) -> dict[str, Any]:
         """Returns the manifest it was given."""
         entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
         rows = rejected = 0
@@ -44,10 +41,7 @@ class TransformOperator(MigrationOperator):
                 staging.write("findings", entity.name, name, result.findings)
                 fates = _fates(result)
                 tracking.record_batch(
-                    LedgerRow(
-                        *(entity.name, "transformation", name, "", fates, run.attempt),
-                        *(clock.seconds, clock.memory_mb),
-                    )
+                    clock.ledger_row(run, entity=entity.name, phase=self.phase, batch=name, fates=fates)
                 )
                 rows, rejected = rows + fates.extracted, rejected + fates.rejected
         self.progress(f"{self.partition['label']}: {rows:,} rows, {rejected:,} rejected")
@@ -55,9 +49,8 @@ class TransformOperator(MigrationOperator):
 
 
 def _fates(result: Transformed) -> Fates:
-    """Rows handed on are still to be decided, so they count as skipped here; rejects are final."""
     clean, rejects = result.clean.num_rows, result.rejects.num_rows
-    return Fates(clean + rejects, rejected=rejects, skipped=clean)
+    return Fates(clean + rejects, rejected=rejects, undecided=clean)
 
 
 def _transform(entity: Entity, raw: pa.Table, batch: str) -> Transformed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowSkipException
 
@@ -16,16 +15,13 @@ from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.preflight import chosen
-from plugins.operators.step import MigrationOperator, Run
-
-if TYPE_CHECKING:
-    from airflow.sdk.definitions.context import Context
+from plugins.operators.step import LOG, MigrationOperator, Run
 
 
 class ValidateOperator(MigrationOperator):
     """Runs one kind of check over every chosen entity; any failed check fails the task, after all ran."""
 
-    def step(self, run: Run, context: Context) -> dict[str, int]:
+    def step(self, run: Run) -> dict[str, int]:
         """Raises CHECKS_FAILED; a dry run has written nothing to check."""
         if run.settings.dry_run:
             raise AirflowSkipException("dry run")
@@ -36,11 +32,19 @@ class ValidateOperator(MigrationOperator):
             tracking.record_checks(results)
         failed = failures(results)
         warned = [check for check in results if not check.passed and check.severity == "warn"]
-        self.progress(f"{self.task_id.split('.')[-1]}: {len(results)} checks, {len(failed)} failed, {len(warned)} warned")
+        self.progress(
+            f"{self.task_id.split('.')[-1]}: {len(results)} checks, {len(failed)} failed, {len(warned)} warned"
+        )
         for check in failed + warned:
-            self.log.warning(
+            LOG.warning(
                 "Check %s of %s: expected %s, found %s, e.g. legacy ids %s",
-                *(check.name, check.entity, check.expected, check.found, ", ".join(check.sample_keys) or "none"),
+                *(
+                    check.name,
+                    check.entity,
+                    check.expected,
+                    check.found,
+                    ", ".join(check.sample_keys) or "none",
+                ),
             )
         if failed:
             names = sorted({f"{check.entity}.{check.name}" for check in failed})
@@ -74,6 +78,6 @@ class KeySetsOperator(ValidateOperator):
 class IntegrityOperator(ValidateOperator):
     """Level 4: references, enums, required columns, uniqueness, security, the entity's own rules."""
 
-    def checks(self, run: Run, entity: Entity, comparison: Comparison) -> Iterable[Check]:
+    def checks(self, run: Run, entity: Entity, comparison: Comparison) -> Iterable[Check]:  # noqa: ARG002
         """See :class:`Comparison`."""
         yield from comparison.integrity(entity)
