@@ -73,11 +73,19 @@ def cut_groups(chunks: Iterator[pa.Table], group: str) -> Iterator[pa.Table]:
     """
     carried: pa.Table | None = None
     for chunk in chunks:
+        if not chunk.num_rows:
+            continue
         table = chunk if carried is None else pa.concat_tables([carried, chunk])
-        keys = table.column(group)
-        last = pc.index(keys, keys[-1]).as_py()
+        last = _start_of_last(table.column(group))
         carried = table.slice(last)
         if last:
             yield table.slice(0, last)
     if carried is not None:
         yield carried
+
+
+def _start_of_last(keys: pa.ChunkedArray) -> int:
+    """Where the last group begins; rows without a key sort last and are one group."""
+    if keys.null_count:
+        return len(keys) - int(keys.null_count)
+    return int(pc.index(keys, keys[-1]).as_py())

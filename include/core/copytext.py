@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 from pyarrow import csv
 
+_BYTE_ORDER_MARK = "\ufeff".encode()
+
 
 def parse_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
     """Parse ``COPY … TO STDOUT (FORMAT csv)`` output into a table of string columns.
@@ -17,11 +19,14 @@ def parse_rows(data: bytes, columns: Sequence[str]) -> pa.Table:
     schema = {name: pa.string() for name in columns}
     if not data:
         return pa.schema(schema).empty_table()
+    if data.startswith(_BYTE_ORDER_MARK):
+        data = _BYTE_ORDER_MARK + data  # the reader takes one away, also where it belongs to the first value
     return csv.read_csv(
         pa.BufferReader(data),
         # One block: a quoted value may hold line breaks, and a row must not straddle two blocks.
         read_options=csv.ReadOptions(column_names=list(columns), block_size=len(data) + 1, use_threads=False),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
+        # An empty line is a row: the NULL of a single column.
+        parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         convert_options=csv.ConvertOptions(
             column_types=schema, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from include.core.spec import Entity, Kind, Table
+from include.core.spec import Entity, Kind, Table, columns_of
 
 SourceColumns = Mapping[str, Mapping[str, tuple[str, bool]]]
 """Table → column → (PostgreSQL type name, whether it may be selected)."""
@@ -44,7 +44,8 @@ def compare(entities: Collection[Entity], found: SourceColumns) -> Drift:
         if columns is None:
             drift.missing.append(f"table {name}")
             continue
-        if not all(readable for _, readable in columns.values()):
+        needed = {column for table in tables for column in columns_of(table)}
+        if not all(readable for column, (_, readable) in columns.items() if column in needed):
             drift.forbidden.append(name)
         for table in tables:
             _compare_table(table, columns, drift)

@@ -7,6 +7,7 @@ the text that goes in equal to the text that comes back, so content hashes can b
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
@@ -16,6 +17,10 @@ import pyarrow.compute as pc
 
 # jsonb stores numbers as numeric; past these digits a value is certainly not data.
 _MOST_DIGITS = 1000
+# Fixed, so that the answer depends neither on Python's stack nor on the server's.
+_DEEPEST = 100
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def encode_text(values: pa.Array) -> pa.Array:
@@ -48,13 +53,18 @@ def build_object(members: Mapping[str, pa.Array], *, keep_null: bool) -> pa.Arra
 
 
 def normalise(text: str) -> str | None:
-    """The text as jsonb would print it, or None when jsonb would refuse it."""
+    """The text as jsonb would print it, or None when jsonb would refuse it.
+
+    Numbers of more than 1,000 digits and more than 100 levels of nesting are refused as well.
+    """
+    if _too_deep(text):
+        return None
     try:
         value = json.loads(
             text, parse_float=_number, parse_int=_number, parse_constant=_refuse, object_pairs_hook=_ordered
         )
         return _dump(value)
-    except (ValueError, RecursionError, ArithmeticError):
+    except (ValueError, ArithmeticError):
         return None
 
 
@@ -65,6 +75,16 @@ def normalise_all(values: pa.Array) -> pa.Array:
     return pa.array(texts, pa.string()).take(distinct.indices)
 
 
+def _too_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= _DEEPEST:
+        return False
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest > _DEEPEST
+
+
 def _jsonb_key_order(key: str) -> tuple[int, bytes]:
     raw = key.encode()
     return len(raw), raw
@@ -72,6 +92,9 @@ def _jsonb_key_order(key: str) -> tuple[int, bytes]:
 
 def _ordered(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     last_wins = dict(pairs)
+    if len(last_wins) < len(pairs):
+        for _, value in pairs:
+            _dump(value)  # jsonb refuses a bad text also where a later member replaces it
     return {key: last_wins[key] for key in sorted(last_wins, key=_jsonb_key_order)}
 
 

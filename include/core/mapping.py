@@ -69,7 +69,7 @@ def mapping_version() -> str:
 def _read_override(path: Path, shipped: Mapping[str, Any]) -> dict[str, Any]:
     try:
         override = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # TOML errors and bytes that are no UTF-8 are ValueErrors
         raise MigrationError(
             "PARAM_INVALID",
             f"MIGRATION_MAPPING_FILE cannot be read ({type(error).__name__}: {error}).",
@@ -80,4 +80,21 @@ def _read_override(path: Path, shipped: Mapping[str, Any]) -> dict[str, Any]:
         raise MigrationError(
             "PARAM_INVALID", f"Unknown tables {unknown}; known are {sorted(shipped)}.", file=path
         )
+    shapeless = sorted(name for name in override if not _same_shape(override[name], shipped[name]))
+    if shapeless:
+        raise MigrationError(
+            "PARAM_INVALID", f"Tables {shapeless} are not built like those in {_SHIPPED.name}.", file=path
+        )
     return override
+
+
+def _same_shape(table: Any, shipped: Any) -> bool:
+    """A table of codes stays one, and another table keeps its keys: a missing one would only fail later."""
+    if not isinstance(shipped, dict):
+        return isinstance(table, type(shipped))
+    if not isinstance(table, dict):
+        return False
+    if "codes" not in shipped:
+        return set(table) == set(shipped)
+    codes = table.get("codes")
+    return isinstance(codes, dict) and all(isinstance(entry, dict) for entry in codes.values())

@@ -35,7 +35,7 @@ def build(
     succeeded = run is not None and not failed_tasks
     return {
         "run_id": run["run_id"] if run else None,
-        "mode": "dry run" if run and run["dry_run"] else "real run",
+        "mode": "run" if run is None else "dry run" if run["dry_run"] else "real run",
         "type": run["type"] if run else None,
         "status": "completed" if succeeded else "failed",
         "started_at": run["started_at"] if run else None,

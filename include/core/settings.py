@@ -6,6 +6,7 @@ checks every value again and refuses unknown keys.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -199,7 +200,7 @@ def _with_default(param: Param, environment: Mapping[str, str]) -> Param:
     if not text:
         return param
     default: Any = text
-    if param.kind == "integer" and text.strip().lstrip("-").isdigit():
+    if param.kind == "integer" and re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
         default = int(text)
     if param.name == "log_level":
         default = text.strip().upper()

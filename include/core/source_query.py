@@ -40,7 +40,7 @@ def select_rows(entity: Entity, existing: Columns, partition: Partition, after: 
 
 
 def select_keys(entity: Entity, existing: Columns, since: int | None = None) -> str:
-    """Every legacy id of the entity, each once.
+    """Every legacy id of the entity, each once; rows without one are in quarantine under the empty text.
 
     Args:
         since: a transaction horizon; only rows written behind it.
@@ -49,7 +49,8 @@ def select_keys(entity: Entity, existing: Columns, since: int | None = None) -> 
     joins = _joins_for_key(entity.source, existing)
     where = "" if since is None else f" WHERE {_newer(entity.source, since)}"
     return (
-        f"COPY (SELECT DISTINCT {entity.source.key} FROM {first}{joins}{where}) TO STDOUT WITH (FORMAT csv)"
+        f"COPY (SELECT DISTINCT coalesce({entity.source.key}, '') FROM {first}{joins}{where})"
+        " TO STDOUT WITH (FORMAT csv)"
     )
 
 
@@ -62,7 +63,8 @@ def select_cuts(source: Source, rows_per_partition: int) -> str:
         f"FROM {_quoted(table.name)}"
     )
     return (
-        f"SELECT DISTINCT key FROM ({numbered}) n WHERE place > 1 AND place % {int(rows_per_partition)} = 1"
+        f"SELECT DISTINCT key FROM ({numbered}) n"
+        f" WHERE key IS NOT NULL AND place > 1 AND (place - 1) % {int(rows_per_partition)} = 0"
     )
 
 

@@ -11,7 +11,7 @@ def ordered(
 ) -> tuple[list[int], set[int]]:
     """Nodes with every predecessor before its successors, ties by number.
 
-    Where a cycle blocks all that is left, the lowest number goes next.
+    Where cycles block all that is left, the lowest number of one of them goes next.
 
     Returns:
         the order, and the nodes that had to be placed before one of their predecessors.
@@ -30,7 +30,7 @@ def ordered(
         if ready:
             node = heapq.heappop(ready)
         else:
-            node = min(waiting)
+            node = min(_cycle(waiting))
             forced.add(node)
         del waiting[node]
         order.append(node)
@@ -40,3 +40,15 @@ def ordered(
                 if not waiting[follower]:
                     heapq.heappush(ready, follower)
     return order, forced
+
+
+def _cycle(waiting: Mapping[int, Collection[int]]) -> list[int]:
+    """Nodes of one cycle, found by going backwards where every node has a predecessor."""
+    path = [min(waiting)]
+    seen = {path[0]: 0}
+    while True:
+        node = min(waiting[path[-1]])
+        if node in seen:
+            return path[seen[node] :]
+        seen[node] = len(path)
+        path.append(node)

@@ -38,7 +38,8 @@ def _jaw(side: str, alias: str) -> tuple[Expression, Rule]:
     members = ", ".join(f"'{name}', {alias}.{name}" for name in _JAW_COLUMNS)
     jaw = Expression(
         f"{side}_jaw",
-        f"(SELECT json_build_object({members}) FROM dispatch_jaw {alias} WHERE {alias}.id = t.{side}_jaw_id)",
+        f"(SELECT json_build_object({members})::jsonb FROM dispatch_jaw {alias}"
+        f" WHERE {alias}.id = t.{side}_jaw_id)",
         (Table("dispatch_jaw", alias, _JAW_COLUMNS),),
     )
     return jaw, json_raw(jaw.name)

@@ -7,6 +7,7 @@ from include.core.rules import (
     constant,
     copy,
     json_boolean,
+    json_number,
     json_object,
     json_text,
     metadata,
@@ -63,6 +64,6 @@ ENTITY = Entity(
         Column("email_notifications", copy("t.emails")),
         Column("is_active", copy("t.valid")),
         Column("settings", constant("{}")),
-        metadata(doctor_id=json_text("t.doctor_id"), emails=json_boolean("t.emails")),
+        metadata(doctor_id=json_number("t.doctor_id"), emails=json_boolean("t.emails")),
     ),
 )

@@ -29,7 +29,7 @@ def _role(batch: Batch) -> pa.Array:
     for line in reversed(setting("role", "precedence")):
         in_group = line["when"] == "group"
         holds = pc.match_substring(groups, f",{line['group']},") if in_group else held[line["when"]]
-        role = pc.if_else(holds, pa.scalar(line["role"]), role)
+        role = pc.if_else(pc.fill_null(holds, False), pa.scalar(line["role"]), role)
     return role
 
 
@@ -65,7 +65,8 @@ ENTITY = Entity(
             ),
             Expression(
                 "groups",
-                "(SELECT json_agg(m.group_id ORDER BY m.group_id) FROM auth_user_groups m WHERE m.user_id = t.id)",
+                "(SELECT json_agg(m.group_id ORDER BY m.group_id)::jsonb"
+                " FROM auth_user_groups m WHERE m.user_id = t.id)",
             ),
             Expression(
                 "has_patient",

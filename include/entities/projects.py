@@ -75,7 +75,7 @@ ENTITY = Entity(
                 "plans",
                 "(SELECT json_agg(json_build_object('id', a.id, 'instruction_id', a.instruction_id,"
                 " 'number', {a.number}, 'name', {a.name}, 'original', {a.original}, 'notes', {a.notes})"
-                " ORDER BY a.id) FROM dispatch_plan a WHERE a.project_id = t.id)",
+                " ORDER BY a.id)::jsonb FROM dispatch_plan a WHERE a.project_id = t.id)",
                 (
                     Table(
                         "dispatch_plan",

@@ -139,7 +139,9 @@ def _interval(minutes: float) -> str | None:
 
 
 def _texts(values: pd.Series) -> pa.Array:
-    return pa.array(values, pa.string(), from_pandas=True)
+    texts = pa.array(values, pa.string(), from_pandas=True)
+    # An empty or many-chunked series comes as a chunked array.
+    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
 
 
 ENTITY = Entity(

@@ -54,7 +54,7 @@ def predecessors_of(template: str) -> Expression:
     """Legacy ids of a template's predecessors as a JSON array; ``template`` is an SQL expression."""
     return Expression(
         "predecessors",
-        f"(SELECT json_agg(e.{_EARLIER} ORDER BY e.{_EARLIER})"
+        f"(SELECT json_agg(e.{_EARLIER} ORDER BY e.{_EARLIER})::jsonb"
         f" FROM dispatch_template_predecessors e WHERE e.{_LATER} = {template})",
         (PREDECESSOR_LINKS,),
     )
@@ -64,7 +64,7 @@ def _linked(name: str, table: str, column: str) -> Expression:
     """Ids on the other end of an M2M as a JSON array."""
     return Expression(
         name,
-        f"(SELECT json_agg(m.{column} ORDER BY m.{column}) FROM {table} m WHERE m.template_id = t.id)",
+        f"(SELECT json_agg(m.{column} ORDER BY m.{column})::jsonb FROM {table} m WHERE m.template_id = t.id)",
         (Table(table, "m", {"template_id": Kind.INTEGER, column: Kind.INTEGER}),),
     )
 
@@ -97,7 +97,7 @@ def _task_order(batch: Batch) -> pa.Array:
     in_cycle: set[int] = set()
     for tasks in members.values():
         order, forced = ordered(tasks, before)
-        in_cycle |= forced
+        in_cycle |= forced | {task for task in tasks if task in before[task]}
         places.update({task: place for place, task in enumerate(order, start=1)})
     workflow_of = {task: workflow for workflow, tasks in members.items() for task in tasks}
     elsewhere = [any(workflow_of.get(p) != workflow_of[task] for p in before[task]) for task in ids]
@@ -137,8 +137,8 @@ def _extensions(batch: Batch) -> pa.Array:
 def _as_array(text: str | None) -> str | None:
     if text is None:
         return None
-    quoted = (json.dumps(part, ensure_ascii=False) for part in re.split(r"[,;\s]+", text) if part)
-    return "{" + ",".join(quoted) + "}"
+    quoted = (re.sub(r'(["\\])', r"\\\1", part) for part in re.split(r"[,;\s]+", text) if part)
+    return "{" + ",".join(f'"{part}"' for part in quoted) + "}"
 
 
 ENTITY = Entity(
