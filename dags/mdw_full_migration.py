@@ -34,8 +34,8 @@ first run should be a dry run (the default): it predicts every count and writes 
   it with *Downstream*: stored vectors are not paid for again.
 * `validation.*`: the target is not what the source demands. Open the report: each failed check has sample keys.
 
-`[RUN_STOPPED]` in a log only says that another task failed first. The report of every run, failed or not, is
-written by `completion.report`; its log names the place.
+`[RUN_STOPPED]` in a log only says that another task failed first. `completion.report` writes the report of every
+run, failed or not (but for refused parameters); its log names the place. docs/runbook.md explains every code.
 """
 
 

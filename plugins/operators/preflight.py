@@ -18,8 +18,8 @@ from plugins.hooks.target_postgres import (
     TargetPostgresHook,
     check_platform,
     deploy_schema,
+    fit_dimensions,
     register,
-    vector_dimensions,
 )
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import LOG, MigrationOperator, Run, code_version
@@ -74,17 +74,13 @@ class DeployTargetOperator(MigrationOperator):
             check_platform(connection)
             deployed = deploy_schema(connection, provider.dimensions if provider else None)
             if provider is not None:
-                _check_dimensions(vector_dimensions(connection), provider.dimensions)
+                tables = [e.embeddings.table for e in ENTITIES.values() if e.embeddings is not None]
+                fit_dimensions(connection, tables, provider.dimensions)
             register(connection, ENTITIES.values())
             _check_parents(connection, chosen(run.settings))
         state = f"deployed {len(deployed)} schema files" if deployed else "schema as deployed"
         using = f", embeddings by {provider.name} {provider.model}" if provider else ""
         self.progress(f"target: {state}{using}")
-
-
-def _check_dimensions(deployed: int, provided: int) -> None:
-    if deployed != provided:
-        raise MigrationError("TARGET_DIMENSIONS", f"The target has {deployed}, the provider {provided}.")
 
 
 def _check_parents(connection: Any, entities: list[Entity]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
@@ -36,11 +37,12 @@ class ReportOperator(MigrationOperator):
         except MigrationError as error:
             # Most likely the very reason why the run failed; the report must still be written.
             LOG.warning("The tracking tables could not be read: %s", error)
-            report = build(run=None, batches=[], checks=[], findings=[], failed_tasks=failed, order=[])
+            report = _untracked_report(failed)
         _write(folder, report)
         if report["status"] == "completed" and not run.settings.keep_staging:
             StagingHook(run.run_id).remove()
         self.progress(headline(report))
+        self.progress(f"report: {folder}")
         return str(folder)
 
     def _failed_tasks(self, run: Run) -> list[str]:
@@ -62,10 +64,17 @@ def _tracked_report(tracking: TrackingHook, failed: list[str], location: str) ->
         findings=tracking.finding_counts(),
         failed_tasks=failed,
         order=list(ENTITIES),
+        now=datetime.now(UTC),
     )
     if runs:
         tracking.close_run(report["status"], {"entities": report["entities"]}, location)
     return report
+
+
+def _untracked_report(failed: list[str]) -> dict[str, Any]:
+    return build(
+        run=None, batches=[], checks=[], findings=[], failed_tasks=failed, order=[], now=datetime.now(UTC)
+    )
 
 
 def _write(folder: ObjectStoragePath, report: dict[str, Any]) -> None:

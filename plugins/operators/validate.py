@@ -8,14 +8,14 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from include.core.errors import MigrationError
 from include.core.spec import Entity
-from include.core.tracking import Check, failures
+from include.core.tracking import Check, Fates, failures
 from plugins.hooks.comparison import Comparison
 from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.preflight import chosen
-from plugins.operators.step import LOG, MigrationOperator, Run
+from plugins.operators.step import LOG, Clock, MigrationOperator, Run
 
 
 class ValidateOperator(MigrationOperator):
@@ -25,16 +25,29 @@ class ValidateOperator(MigrationOperator):
         """Raises CHECKS_FAILED; a dry run has written nothing to check."""
         if run.settings.dry_run:
             raise AirflowSkipException("dry run")
+        kind = self.task_id.split(".")[-1]
+        results: list[Check] = []
         with TargetPostgresHook().session() as connection:
             tracking = TrackingHook(connection, run.run_id)
             comparison = Comparison(connection, tracking)
-            results = [c for entity in chosen(run.settings) for c in self.checks(run, entity, comparison)]
-            tracking.record_checks(results)
+            for entity in chosen(run.settings):
+                clock = Clock()
+                found = list(self.checks(run, entity, comparison))
+                rows = tracking.rows(entity.name, "loading")
+                tracking.record_checks(found)
+                tracking.record_batch(
+                    clock.ledger_row(
+                        run,
+                        entity=entity.name,
+                        phase=self.phase,
+                        batch=kind,
+                        fates=Fates(rows, undecided=rows),
+                    )
+                )
+                results += found
         failed = failures(results)
         warned = [check for check in results if not check.passed and check.severity == "warn"]
-        self.progress(
-            f"{self.task_id.split('.')[-1]}: {len(results)} checks, {len(failed)} failed, {len(warned)} warned"
-        )
+        self.progress(f"{kind}: {len(results)} checks, {len(failed)} failed, {len(warned)} warned")
         for check in failed + warned:
             LOG.warning(
                 "Check %s of %s: expected %s, found %s, e.g. legacy ids %s",

@@ -142,10 +142,13 @@ BEGIN
   INSERT INTO migration.quarantine AS q (entity, legacy_id, code, "column", reason, how_to_fix, payload, run_id)
   SELECT p_entity, r.legacy_id, r.code, r."column", k.reason, k.how_to_fix, r.payload, p_run
   FROM (
-    SELECT s.legacy_id, 'parent_missing' AS code, f.bad_column AS "column", to_jsonb(s) - 'content_hash' AS payload
-    FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id) WHERE f.fate = 'rejected'
-    UNION ALL
-    SELECT DISTINCT ON (legacy_id) legacy_id, code, "column", payload FROM pg_temp.stage_rejects
+    -- Of a repeated key several rows may be rejected; one entry stands for them.
+    SELECT DISTINCT ON (legacy_id) legacy_id, code, "column", payload FROM (
+      SELECT s.legacy_id, 'parent_missing' AS code, f.bad_column AS "column", to_jsonb(s) - 'content_hash' AS payload
+      FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id) WHERE f.fate = 'rejected'
+      UNION ALL
+      SELECT legacy_id, code, "column", payload FROM pg_temp.stage_rejects
+    ) every_reject ORDER BY legacy_id, code DESC
   ) r
   JOIN migration.finding_kinds k USING (code)
   ON CONFLICT (entity, legacy_id) WHERE status = 'open' DO UPDATE
