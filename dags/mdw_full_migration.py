@@ -19,8 +19,8 @@ again is harmless: rows that did not change are not written.
 **Before you start.** Connections `legacy_mdw` (a role with SELECT is enough) and `supabase_db` must work. The
 first run should be a dry run (the default): it predicts every count and writes nothing to the business tables.
 
-**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `fail_fast`,
-`keep_staging`, `log_level`; the form describes each. Unknown keys are refused.
+**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`,
+`fail_fast`, `keep_staging`, `log_level`; the form describes each. Unknown keys are refused.
 
 **When a task is red.**
 
@@ -76,7 +76,7 @@ with DAG(
         transformation,
         phases.deduplication(transformed),
         loading,
-        phases.ai_enhancement(plans),
+        phases.ai_enhancement(plans, loading),
         phases.validation(),
         phases.completion(first),
     )

@@ -147,10 +147,9 @@ def show_result(state: State, code: int, log: Path, since: float) -> int:
     if summary is not None:
         show("\n" + summary.read_text().rstrip() + "\n")
         show(f"Report: {summary.parent}")
-    if code != 0 or summary is None:
+    else:
         show(f"\nThe last lines of {log}:")
         show("\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]))
-    if summary is None:
         show(f"\nThe run left no report in {state.reports}.")
     show(f"Log:    {log}")
     show("The database server keeps running for the next command; `make stop` ends it.")

@@ -14,6 +14,7 @@ from airflow.sdk import TaskGroup, chain
 from include.core.spec import Entity
 from include.entities import ENTITIES
 from plugins.operators.deduplicate import DeduplicateOperator
+from plugins.operators.delete import DeleteOperator
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
 from plugins.operators.extract import ExtractOperator
 from plugins.operators.load import LoadOperator
@@ -25,6 +26,7 @@ from plugins.operators.preflight import (
     PlanOperator,
 )
 from plugins.operators.report import ReportOperator
+from plugins.operators.step import MigrationOperator
 from plugins.operators.transform import TransformOperator
 from plugins.operators.validate import CountsOperator, IntegrityOperator, KeySetsOperator
 
@@ -50,6 +52,19 @@ def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
     return group, first, plans
 
 
+def _mapped(
+    operator: type[MigrationOperator], entity: str, before: Mapped, *, task_id: str = "", **arguments: Any
+) -> Any:
+    """One task per partition that the entity's task in ``before`` returned."""
+    return operator.partial(
+        task_id=task_id or entity,
+        entity=entity,
+        map_index_template=_LABEL,
+        **operator.common_arguments(),
+        **arguments,
+    ).expand(partition=before[entity].output)
+
+
 def extraction(plans: Mapped) -> tuple[TaskGroup, Mapped]:
     """Source rows into staging, in the groups that users know as 2A, 2B and 2C."""
     tasks: Mapped = {}
@@ -57,9 +72,7 @@ def extraction(plans: Mapped) -> tuple[TaskGroup, Mapped]:
     with TaskGroup("extraction", tooltip="Source rows into staging") as group:
         for entity in ENTITIES.values():
             with _nested(entity, nested):
-                tasks[entity.name] = ExtractOperator.partial(
-                    task_id=entity.name, entity=entity.name, map_index_template=_LABEL
-                ).expand(partition=plans[entity.name].output)
+                tasks[entity.name] = _mapped(ExtractOperator, entity.name, plans)
     return group, tasks
 
 
@@ -75,12 +88,7 @@ def _nested(entity: Entity, groups: dict[str, TaskGroup]) -> AbstractContextMana
 def transformation(extracted: Mapped) -> tuple[TaskGroup, Mapped]:
     """Raw batches into clean rows, rejects and findings."""
     with TaskGroup("transformation", tooltip="Rules of each entity, batch by batch") as group:
-        tasks = {
-            name: TransformOperator.partial(task_id=name, entity=name, map_index_template=_LABEL).expand(
-                partition=task.output
-            )
-            for name, task in extracted.items()
-        }
+        tasks = {name: _mapped(TransformOperator, name, extracted) for name in extracted}
     return group, tasks
 
 
@@ -100,9 +108,12 @@ def loading(transformed: Mapped) -> tuple[TaskGroup, Mapped]:
     tasks: Mapped = {}
     last: Mapped = {}
     with TaskGroup("loading", tooltip="One transaction per batch") as group:
+        manifests = {name: task.output for name, task in transformed.items()}
+        deleted = DeleteOperator(task_id="deleted_rows", manifests=manifests)
         for entity in ENTITIES.values():
             tasks[entity.name] = _load(entity, transformed)
             last[entity.name] = tasks[entity.name]
+            deleted >> tasks[entity.name]
             if entity.deduplicate:
                 last[entity.name] = _load(entity, transformed, merged_rows=True)
                 tasks[entity.name] >> last[entity.name]
@@ -112,22 +123,21 @@ def loading(transformed: Mapped) -> tuple[TaskGroup, Mapped]:
 
 
 def _load(entity: Entity, transformed: Mapped, *, merged_rows: bool = False) -> Any:
-    return LoadOperator.partial(
-        task_id=f"{entity.name}_merged" if merged_rows else entity.name,
-        entity=entity.name,
-        merged_rows=merged_rows,
-        map_index_template=_LABEL,
-    ).expand(partition=transformed[entity.name].output)
+    task_id = f"{entity.name}_merged" if merged_rows else entity.name
+    return _mapped(LoadOperator, entity.name, transformed, task_id=task_id, merged_rows=merged_rows)
 
 
-def ai_enhancement(plans: Mapped) -> TaskGroup:
-    """Documents into vectors, then the search index."""
+def ai_enhancement(plans: Mapped, loading: TaskGroup) -> TaskGroup:
+    """Documents into vectors, then the search index.
+
+    Waits for every single load: behind those without partitions, which are skipped at once and wait for
+    nobody, a barrier of last tasks would stand open.
+    """
     with TaskGroup("ai_enhancement", tooltip="Embeddings of non-identifying documents") as group:
         for entity in ENTITIES.values():
             if entity.embeddings is not None:
-                embed = EmbedOperator.partial(
-                    task_id=entity.name, entity=entity.name, map_index_template=_LABEL
-                ).expand(partition=plans[entity.name].output)
+                embed = _mapped(EmbedOperator, entity.name, plans)
+                embed.set_upstream(list(loading.iter_tasks()))
                 embed >> BuildIndexOperator(task_id=f"{entity.name}_index", entity=entity.name)
     return group
 

@@ -66,6 +66,12 @@ def batch_name(partition: Partition, number: int) -> str:
     return f"{partition.name}-b{number:04d}"
 
 
+def batch_names(manifest: Mapping[str, Any]) -> list[str]:
+    """The batches of a manifest: a partition as JSON, and under ``batches`` how many it was cut into."""
+    partition = Partition.from_json(manifest)
+    return [batch_name(partition, number) for number in range(manifest["batches"])]
+
+
 def cut_groups(chunks: Iterator[pa.Table], group: str) -> Iterator[pa.Table]:
     """Move the rows of an unfinished group to the next chunk, so that no group is split.
 

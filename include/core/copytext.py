@@ -37,5 +37,7 @@ def format_rows(table: pa.Table) -> bytes:
     """Write a table of string columns as COPY CSV input: every value quoted, NULL as nothing."""
     sink = io.BytesIO()
     # One chunk: write_csv of pyarrow 26 writes stray memory for a table that begins with an empty chunk.
-    csv.write_csv(table.combine_chunks(), sink, csv.WriteOptions(include_header=False, quoting_style="needed"))
+    csv.write_csv(
+        table.combine_chunks(), sink, csv.WriteOptions(include_header=False, quoting_style="needed")
+    )
     return sink.getvalue()

@@ -194,6 +194,13 @@ def _kinds() -> Iterable[ErrorKind]:
         "Look at migration.quarantine for the codes; repair the cause, or raise max_rejected.",
     )
     yield ErrorKind(
+        "TOO_MANY_DELETED",
+        data,
+        "A larger share of an entity's rows is gone from the source than max_deleted allows; nothing was written.",
+        "Find out why they are gone: a wrong source, a restored backup, a clean-up? If it is right, trigger again "
+        "with a higher max_deleted.",
+    )
+    yield ErrorKind(
         "CHECKS_FAILED",
         data,
         "Validation found the target different from what the source demands.",

@@ -68,6 +68,7 @@ def _entity(name: str, loading: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "entity": name,
         "source_rows": rows,
         **sums,
+        "deleted": sum(batch["deleted"] for batch in mine),
         "seconds": round(seconds, 3),
         "rows_per_second": round(rows / seconds) if seconds else None,
     }
@@ -127,7 +128,7 @@ def headline(report: Mapping[str, Any]) -> str:
 
 def as_text(report: Mapping[str, Any]) -> str:
     """The summary for a terminal."""
-    columns = ("entity", "source_rows", *FATES, "seconds", "rows_per_second")
+    columns = ("entity", "source_rows", *FATES, "deleted", "seconds", "rows_per_second")
     lines = [headline(report), "", *_table(columns, report["entities"])]
     phase_columns = ("phase", "batches", "rows", "wall_seconds", "rows_per_second", "peak_memory_mb")
     lines += ["", *_table(phase_columns, report["phases"])]
@@ -178,7 +179,11 @@ def as_html(report: Mapping[str, Any]) -> str:
         f"<h1 class='{'failed' if failed else 'ok'}'>{html.escape(headline(report))}</h1>",
         f"<p>Run {html.escape(str(report['run_id']))}, started {html.escape(str(report['started_at']))}</p>",
         f"<h2>What to do next</h2><ul>{steps}</ul>",
-        _html_table("Rows and their fates", ("entity", "source_rows", *FATES, "seconds"), report["entities"]),
+        _html_table(
+            "Rows and their fates",
+            ("entity", "source_rows", *FATES, "deleted", "seconds"),
+            report["entities"],
+        ),
         _html_table(
             "Phases",
             ("phase", "batches", "rows", "wall_seconds", "rows_per_second", "peak_memory_mb"),

@@ -44,6 +44,7 @@ class Settings:
     batch_size: int
     max_retries: int
     max_rejected: float
+    max_deleted: float
     fail_fast: bool
     keep_staging: bool
     log_level: str
@@ -104,6 +105,16 @@ def params(entities: Collection[str], *, dry_run: bool, environment: Mapping[str
             0.1,
             "Most rejected",
             "Share of an entity's rows that may go to quarantine before the run stops (0.1 = 10 %).",
+            minimum=0,
+            maximum=1,
+        ),
+        Param(
+            "max_deleted",
+            "number",
+            0.05,
+            "Most deleted",
+            "Share of an entity's rows that may be gone from the source before the run stops (0.05 = 5 %);"
+            " up to 50 rows always may.",
             minimum=0,
             maximum=1,
         ),

@@ -41,7 +41,8 @@ class Table:
         optional: columns that older or newer installations lack; read as NULL where absent.
         join: the ON condition of a LEFT JOIN; empty for the table whose rows the entity migrates.
         sql: a sub-select read instead of the table itself; it may name the columns above only.
-        outputs: the columns of ``sql`` where they are not those of the table.
+        outputs: what it contributes to the raw batch where that is not its columns (a join's key is
+            declared, so that a source without it is drift, but not needed behind the query).
     """
 
     name: str

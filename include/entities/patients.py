@@ -51,7 +51,13 @@ ENTITY = Entity(
             Table(
                 "auth_user",
                 "u",
-                columns={"first_name": Kind.TEXT, "last_name": Kind.TEXT, "email": Kind.TEXT},
+                columns={
+                    "id": Kind.INTEGER,
+                    "first_name": Kind.TEXT,
+                    "last_name": Kind.TEXT,
+                    "email": Kind.TEXT,
+                },
+                outputs=("first_name", "last_name", "email"),
                 join="u.id = t.user_id",
             ),
         ),

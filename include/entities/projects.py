@@ -68,7 +68,13 @@ ENTITY = Entity(
                 columns={"id": Kind.INTEGER, "patient_id": Kind.INTEGER},
                 join="i.id = pl.instruction_id",
             ),
-            Table("dispatch_patient", "p", columns={"office_id": Kind.INTEGER}, join="p.id = i.patient_id"),
+            Table(
+                "dispatch_patient",
+                "p",
+                columns={"id": Kind.INTEGER, "office_id": Kind.INTEGER},
+                outputs=("office_id",),
+                join="p.id = i.patient_id",
+            ),
         ),
         expressions=(
             Expression(

@@ -169,9 +169,19 @@ ENTITY = Entity(
                     "done_at": Kind.TIMESTAMP,
                 },
             ),
-            Table("dispatch_template", "tp", {"category_id": Kind.INTEGER}, join="tp.id = t.template_id"),
             Table(
-                "dispatch_instruction", "i", {"submitted_at": Kind.TIMESTAMP}, join="i.id = t.instruction_id"
+                "dispatch_template",
+                "tp",
+                {"id": Kind.INTEGER, "category_id": Kind.INTEGER},
+                outputs=("category_id",),
+                join="tp.id = t.template_id",
+            ),
+            Table(
+                "dispatch_instruction",
+                "i",
+                {"id": Kind.INTEGER, "submitted_at": Kind.TIMESTAMP},
+                outputs=("submitted_at",),
+                join="i.id = t.instruction_id",
             ),
         ),
         key="coalesce(tp.category_id, 0)::text || ':' || t.instruction_id::text",

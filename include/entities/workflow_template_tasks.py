@@ -137,8 +137,14 @@ def _extensions(batch: Batch) -> pa.Array:
 def _as_array(text: str | None) -> str | None:
     if text is None:
         return None
-    quoted = (re.sub(r'(["\\])', r"\\\1", part) for part in re.split(r"[,;\s]+", text) if part)
-    return "{" + ",".join(f'"{part}"' for part in quoted) + "}"
+    return "{" + ",".join(_element(part) for part in re.split(r"[,;\s]+", text) if part) + "}"
+
+
+def _element(text: str) -> str:
+    """An element of an array as PostgreSQL prints it: quoted only where it could be misread."""
+    if not re.search(r'[{}"\\]', text) and text.upper() != "NULL":
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 ENTITY = Entity(
@@ -163,7 +169,13 @@ ENTITY = Entity(
                 },
                 optional={"course_id": Kind.INTEGER, "extensions": Kind.TEXT},
             ),
-            Table("dispatch_category", "c", {"name": Kind.TEXT}, join="c.id = t.category_id"),
+            Table(
+                "dispatch_category",
+                "c",
+                {"id": Kind.INTEGER, "name": Kind.TEXT},
+                outputs=("name",),
+                join="c.id = t.category_id",
+            ),
         ),
         expressions=(
             predecessors_of("t.id"),

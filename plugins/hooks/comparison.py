@@ -44,11 +44,7 @@ class Comparison:
             "SELECT count(*) FROM migration.id_map WHERE entity = {entity} AND state IN ('live', 'merged')",
             entity,
         )
-        stored = self._number(
-            "SELECT count(*) FROM {table} t WHERE deleted_at IS NULL AND NOT EXISTS (SELECT 1 FROM migration.id_map m"
-            " WHERE m.entity = {entity} AND m.target_id = t.id AND m.state = 'quarantined')",
-            entity,
-        )
+        stored = self._number("SELECT count(*) FROM {table} t WHERE deleted_at IS NULL", entity)
         yield _equal("rows_stored", entity, 1, mapped, stored)
 
     def embeddings(self, entity: Entity, embeddings: Embeddings) -> Check:
@@ -82,6 +78,11 @@ class Comparison:
                 yield self._none("keys_arrived", entity, 2, missing, severity="warn")
             else:
                 yield self._none("keys_without_fate", entity, 2, missing)
+            back = (
+                "SELECT legacy_id FROM migration.id_map WHERE entity = {entity} AND state = 'deleted'"
+                " INTERSECT SELECT legacy_id FROM source_keys"
+            )
+            yield self._none("keys_deleted_but_there", entity, 2, back)
             if self._keys(gone, entity, limit=1):
                 self._keep_keys("extracted", self._extracted(entity, staging))
                 yield self._none(
@@ -105,7 +106,8 @@ class Comparison:
             orphans = (
                 "SELECT m.legacy_id FROM {table} t"
                 " JOIN migration.id_map m ON m.entity = {entity} AND m.target_id = t.id"
-                " WHERE t.{column} IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {parent} p WHERE p.id = t.{column})"
+                " WHERE t.deleted_at IS NULL AND t.{column} IS NOT NULL"
+                " AND NOT EXISTS (SELECT 1 FROM {parent} p WHERE p.id = t.{column} AND p.deleted_at IS NULL)"
             )
             yield self._none(f"orphans_{column}", entity, 4, orphans, **names)
             yield self._constraint(entity, column)

@@ -76,7 +76,8 @@ def connect(system: System) -> psycopg.Connection[tuple[Any, ...]]:
         **_arguments(system),
     }
     try:
-        connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(**arguments)
+        # Never prepared: statements are few and long, and a pooler may change the session between two.
+        connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(**arguments, prepare_threshold=None)
     except psycopg.OperationalError as error:
         raise _connect_error(system, error, arguments) from None
     return connection

@@ -5,8 +5,8 @@ Every statement runs in a READ ONLY, REPEATABLE READ transaction with timeouts, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -53,10 +53,12 @@ class LegacyMdwHook(BaseHook):
             with translated(SOURCE):
                 for statement in _SESSION:
                     connection.execute(statement)
-                try:
-                    yield Snapshot(connection)
-                finally:
-                    self._connection = None
+            try:
+                yield Snapshot(connection)
+            finally:
+                self._connection = None
+                # Whatever the body raised must not be hidden by a connection that is gone.
+                with suppress(psycopg.OperationalError):
                     connection.rollback()
 
     def cancel(self) -> None:
@@ -66,7 +68,7 @@ class LegacyMdwHook(BaseHook):
 
 
 class Snapshot:
-    """The source at one moment."""
+    """The source at one moment. Its methods translate their own errors: a caller's, of the target, are not ours."""
 
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         self._connection = connection
@@ -74,7 +76,7 @@ class Snapshot:
     def columns(self, tables: Collection[str]) -> dict[str, dict[str, tuple[str, bool]]]:
         """Table → column → (type name, may be selected) of the tables that exist."""
         found: dict[str, dict[str, tuple[str, bool]]] = {}
-        for table, column, kind, readable in self._connection.execute(_COLUMNS, [list(tables)]):
+        for table, column, kind, readable in self._rows(_COLUMNS, [list(tables)]):
             found.setdefault(table, {})[column] = (kind, readable)
         return found
 
@@ -92,9 +94,7 @@ class Snapshot:
 
     def cuts(self, entity: Entity, rows_per_partition: int) -> list[int]:
         """Keys at which to cut partitions."""
-        return [
-            int(row[0]) for row in self._connection.execute(select_cuts(entity.source, rows_per_partition))
-        ]
+        return [int(row[0]) for row in self._rows(select_cuts(entity.source, rows_per_partition))]
 
     def batches(
         self, entity: Entity, partition: Partition, batch_size: int, after: int | None = None
@@ -125,14 +125,17 @@ class Snapshot:
             yield parse_rows(rows, ["legacy_id"]).column(0).combine_chunks()
 
     def _single(self, query: str) -> Any:
-        row = self._connection.execute(query).fetchone()
-        assert row is not None  # noqa: S101 - an aggregate always returns a row
-        return row[0]
+        ((value,),) = self._rows(query)
+        return value
+
+    def _rows(self, query: str, parameters: Sequence[object] | None = None) -> list[tuple[Any, ...]]:
+        with translated(SOURCE):
+            return self._connection.execute(query, parameters).fetchall()
 
     def _copy(self, query: str, rows_per_chunk: int | None) -> Iterator[bytes]:
         """COPY output in chunks of whole rows: the server sends one message per row."""
         chunk: list[bytes] = []
-        with self._connection.cursor() as cursor, cursor.copy(query) as copy:
+        with translated(SOURCE), self._connection.cursor() as cursor, cursor.copy(query) as copy:
             for row in copy:
                 chunk.append(bytes(row))
                 if len(chunk) == rows_per_chunk:

@@ -19,7 +19,8 @@ _PRIVATE = 0o700
 def default_root(name: str) -> str:
     """A private folder below AIRFLOW_HOME, used unless an environment variable says otherwise."""
     home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-    return (home / "migration" / name).as_uri()
+    # Not as_uri(): fsspec takes a file's URI as it stands and would make folders with %20 in their names.
+    return f"file://{home.absolute() / 'migration' / name}"
 
 
 def run_folder(run_id: str) -> str:

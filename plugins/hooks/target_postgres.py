@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from include.core.findings import FINDINGS
 from include.core.mapping import mapping_version
 from include.core.spec import Entity, OnMissing
 from include.core.tracking import Fates, total
-from include.core.transform import REJECT_SCHEMA
+from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA
 from plugins.hooks.connect import TARGET, connect, is_data_error, translated
 from plugins.hooks.schema_files import SchemaFile, schema_files
 from plugins.hooks.tracking import LedgerRow, TrackingHook
@@ -40,6 +42,7 @@ _PLATFORM = """SELECT needed FROM (VALUES ('role', 'anon'), ('role', 'authentica
 WHERE NOT CASE kind WHEN 'role' THEN EXISTS (SELECT 1 FROM pg_roles WHERE rolname = needed)
   WHEN 'schema' THEN EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = needed)
   ELSE EXISTS (SELECT 1 FROM pg_extension WHERE extname = needed) END"""
+_COPY_COLUMN = re.compile(r"^COPY stage, line \d+, column ([^:,]+)", re.MULTILINE)
 _DUPLICATES = (
     psycopg.errors.DuplicateTable,
     psycopg.errors.DuplicateObject,
@@ -58,6 +61,14 @@ class LoadBatch:
     clean: pa.Table
     rejects: pa.Table
     findings: pa.Table
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the rows' content hashes, in order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for content_hash in self.clean.column("content_hash").to_pylist():
+            digest.update(content_hash.encode())
+        return digest.hexdigest()
 
 
 class TargetPostgresHook(BaseHook):
@@ -118,30 +129,40 @@ def deploy_schema(connection: psycopg.Connection[tuple[Any, ...]], dimensions: i
         missing = [file for file in files if file.name not in recorded]
         for file in missing:
             _run_file(connection, file)
-            connection.execute(
-                "INSERT INTO migration.schema_versions (name, hash) VALUES (%s, %s)", [file.name, file.hash]
-            )
+        _record_hashes(connection, files)
     return [file.name for file in missing]
 
 
 def _run_file(connection: psycopg.Connection[tuple[Any, ...]], file: SchemaFile) -> None:
     try:
         connection.execute(file.sql)
+        connection.execute(
+            "INSERT INTO migration.schema_versions (name) VALUES (%s) ON CONFLICT DO NOTHING", [file.name]
+        )
     except _DUPLICATES as error:
         # A type, function, index … of the same name; the server's words name it and quote no row.
         detail = f"{file.name}: {error.diag.message_primary}."
         raise MigrationError("TARGET_SCHEMA_FOREIGN", detail) from None
 
 
-def _recorded(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, str]:
+def _record_hashes(connection: psycopg.Connection[tuple[Any, ...]], files: Sequence[SchemaFile]) -> None:
+    """Files register their names themselves; one deployed by other means gets the hash of the file as it is now."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE migration.schema_versions SET hash = %s WHERE name = %s AND hash IS NULL",
+            [(file.hash, file.name) for file in files],
+        )
+
+
+def _recorded(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, str | None]:
     row = connection.execute("SELECT to_regclass('migration.schema_versions')").fetchone()
     if row is None or row[0] is None:
         return {}
     return dict(connection.execute("SELECT name, hash FROM migration.schema_versions").fetchall())
 
 
-def _refuse_changed(files: Sequence[SchemaFile], recorded: dict[str, str]) -> None:
-    changed = [file.name for file in files if recorded.get(file.name, file.hash) != file.hash]
+def _refuse_changed(files: Sequence[SchemaFile], recorded: dict[str, str | None]) -> None:
+    changed = [file.name for file in files if recorded.get(file.name) not in (None, file.hash)]
     unknown = sorted(set(recorded) - {file.name for file in files})
     if changed or unknown:
         raise MigrationError(
@@ -268,27 +289,87 @@ class BatchLoader:
         """
         started = time.monotonic()
         with self._connection.transaction():
-            # Parents of a dry run were rolled back: their existence is checked against planned ids instead.
-            if self._dry_run:
-                self._connection.execute("SET CONSTRAINTS ALL DEFERRED")
-            fates = total(self._parts(batch.clean, batch.rejects, batch.findings))
+            fates = self._rehearsed(batch) if self._dry_run else self._loaded(batch)
             seconds = time.monotonic() - started
             self._tracking.record_batch(
-                LedgerRow(self._entity.name, "loading", batch.name, batch.key_range, fates, attempt, seconds)
+                LedgerRow(
+                    *(self._entity.name, "loading", batch.name, batch.key_range, fates, attempt, seconds),
+                    fingerprint=batch.fingerprint,
+                )
             )
         return fates, seconds
 
-    def _parts(self, clean: pa.Table, rejects: pa.Table, findings: pa.Table) -> Iterator[Fates]:
-        """Fates of the whole, or of halves where the whole is refused for a row's sake."""
+    def _rehearsed(self, batch: LoadBatch) -> Fates:
+        """Fates of a batch that is taken back; its children find it among the planned ids."""
+        keys = [table.column("legacy_id").to_pylist() for table in (batch.clean, batch.rejects)]
+        with self._connection.transaction(force_rollback=True):
+            self._defer_references()
+            fates = self._loaded(batch)
+            written = self._connection.execute(
+                "SELECT array_agg(target_id), array_agg(state = 'quarantined') FROM migration.id_map"
+                " WHERE entity = %s AND last_run = %s AND legacy_id = ANY (%s)",
+                [self._entity.name, self._run_id, [*keys[0], *keys[1]]],
+            ).fetchone()
+        self._connection.execute(
+            "INSERT INTO migration.planned_ids (run_id, id, deleted)"
+            " SELECT %s, * FROM unnest(%s::uuid[], %s::boolean[]) ON CONFLICT (run_id, id) DO UPDATE"
+            " SET deleted = excluded.deleted",
+            [self._run_id, *(written or (None, None))],
+        )
+        return fates
+
+    def _defer_references(self) -> None:
+        """Parents of a rehearsed row may have been taken back: the merge checks them against planned ids instead."""
+        names = self._connection.execute(
+            "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%s) AND contype = 'f' AND condeferrable",
+            [f"public.{self._entity.name}"],
+        ).fetchall()
+        if names:
+            listed = sql.SQL(", ").join(sql.Identifier("public", name) for (name,) in names)
+            self._connection.execute(sql.SQL("SET CONSTRAINTS {} DEFERRED").format(listed))
+
+    def _loaded(self, batch: LoadBatch) -> Fates:
+        """Fates of a batch. Rows that the target refuses are found first, then the rest is merged as a whole,
+        so that its rows still find each other."""
+        clean, rejects, findings = batch.clean, batch.rejects, batch.findings
+        try:
+            with self._connection.transaction():
+                return self._merge(clean, rejects, findings)
+        except psycopg.Error as error:
+            _raise_unless_data(error)
+        try:
+            with self._connection.transaction():
+                refused = self._refused_rows(clean)
+                keep = pc.invert(
+                    pc.is_in(clean.column("legacy_id"), refused.column("legacy_id").combine_chunks())
+                )
+                rest = clean.filter(keep)
+                return self._merge(rest, pa.concat_tables([rejects, refused]), findings_of(findings, rest))
+        except psycopg.Error as error:
+            _raise_unless_data(error)
+        # The rest is refused as a whole but not in parts: a row refers to one that is rejected beside it.
+        return total(fates for fates, _ in self._parts(clean, rejects, findings))
+
+    def _refused_rows(self, clean: pa.Table) -> pa.Table:
+        """Rejects for the rows that the target refuses; everything tried is taken back."""
+        with self._connection.transaction(force_rollback=True):
+            parts = self._parts(clean, REJECT_SCHEMA.empty_table(), FINDING_SCHEMA.empty_table())
+            return pa.concat_tables([refused for _, refused in parts])
+
+    def _parts(
+        self, clean: pa.Table, rejects: pa.Table, findings: pa.Table
+    ) -> Iterator[tuple[Fates, pa.Table]]:
+        """Fates and rejects of the whole, or of halves where the whole is refused for a row's sake."""
         try:
             with self._connection.transaction():
                 fates = self._merge(clean, rejects, findings)
         except psycopg.Error as error:
-            if not is_data_error(error) or not clean.num_rows:
+            _raise_unless_data(error)
+            if not clean.num_rows:
                 raise
-            refused = (error.sqlstate or "", error.diag.column_name or error.diag.constraint_name or "")
+            refused = (error.sqlstate or "", _place(error))
         else:
-            yield fates
+            yield fates, rejects
             return
         if clean.num_rows == 1:
             row = _refused(clean, *refused)
@@ -306,16 +387,9 @@ class BatchLoader:
         self._copy("stage_rejects", rejects)
         self._copy("stage_findings", findings)
         execute("SELECT migration.classify_stage(%s, %s)", [self._run_id, entity])
-        with self._connection.transaction(force_rollback=self._dry_run):
-            row = execute(
-                "SELECT * FROM migration.apply_stage(%s, %s, %s)", [self._run_id, entity, mapping_version()]
-            ).fetchone()
-        if self._dry_run:
-            execute(
-                "INSERT INTO migration.planned_ids SELECT %s, id FROM pg_temp.fates"
-                " WHERE fate IN ('inserted', 'merged') ON CONFLICT DO NOTHING",
-                [self._run_id],
-            )
+        row = execute(
+            "SELECT * FROM migration.apply_stage(%s, %s, %s)", [self._run_id, entity, mapping_version()]
+        ).fetchone()
         if row is None:
             raise LookupError("migration.apply_stage returned nothing")
         return Fates(*row)
@@ -334,6 +408,17 @@ class BatchLoader:
 def findings_of(findings: pa.Table, clean: pa.Table) -> pa.Table:
     """The findings of some rows."""
     return findings.filter(pc.is_in(findings.column("legacy_id"), clean.column("legacy_id").combine_chunks()))
+
+
+def _raise_unless_data(error: psycopg.Error) -> None:
+    if not is_data_error(error):
+        raise error
+
+
+def _place(error: psycopg.Error) -> str:
+    """The column or constraint that refused the row; of a value that COPY cannot read only the context tells it."""
+    read = _COPY_COLUMN.search(error.diag.context or "")
+    return error.diag.column_name or error.diag.constraint_name or (read[1] if read else "")
 
 
 def _refused(row: pa.Table, sqlstate: str, place: str) -> pa.Table:

@@ -22,6 +22,8 @@ class LedgerRow:
     Attributes:
         key_range: legacy keys, for a person.
         memory_mb: peak of the worker process so far; None where it was not measured.
+        fingerprint: digest of the batch's content hashes.
+        deleted: rows found gone from the source.
     """
 
     entity: str
@@ -32,6 +34,8 @@ class LedgerRow:
     attempt: int
     seconds: float
     memory_mb: float | None = None
+    fingerprint: str | None = None
+    deleted: int = 0
 
 
 class TrackingHook(BaseHook):
@@ -117,18 +121,28 @@ class TrackingHook(BaseHook):
         fates = row.fates
         self._connection.execute(
             "INSERT INTO migration.batches AS b (run_id, entity, phase, batch, key_range, attempt, extracted, inserted,"
-            " updated, unchanged, merged, rejected, skipped, seconds, memory_mb)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            " updated, unchanged, merged, rejected, skipped, seconds, memory_mb, fingerprint, deleted)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (run_id, entity, phase, batch) DO UPDATE SET attempt = b.attempt + 1, status = 'done',"
             " key_range = excluded.key_range, extracted = excluded.extracted, inserted = excluded.inserted,"
             " updated = excluded.updated, unchanged = excluded.unchanged, merged = excluded.merged,"
             " rejected = excluded.rejected, skipped = excluded.skipped, seconds = excluded.seconds,"
-            " memory_mb = excluded.memory_mb, recorded_at = now()",
+            " memory_mb = excluded.memory_mb, fingerprint = excluded.fingerprint, deleted = excluded.deleted,"
+            " error_code = NULL, recorded_at = now()",
             [
                 *(self.run_id, row.entity, row.phase, row.batch, row.key_range, row.attempt),
                 *(fates.extracted, fates.inserted, fates.updated, fates.unchanged, fates.merged),
-                *(fates.rejected, fates.skipped, row.seconds, row.memory_mb),
+                *(fates.rejected, fates.skipped, row.seconds, row.memory_mb, row.fingerprint, row.deleted),
             ],
+        )
+
+    def fail_batch(self, entity: str, phase: str, batch: str, error_code: str) -> None:
+        """Record that a batch failed; what it did was rolled back."""
+        self._connection.execute(
+            "INSERT INTO migration.batches AS b (run_id, entity, phase, batch, status, error_code)"
+            " VALUES (%s, %s, %s, %s, 'failed', %s) ON CONFLICT (run_id, entity, phase, batch) DO UPDATE"
+            " SET status = 'failed', attempt = b.attempt + 1, error_code = excluded.error_code, recorded_at = now()",
+            [self.run_id, entity, phase, batch, error_code],
         )
 
     def done_batches(self, entity: str, phase: str, partition: str) -> set[str]:

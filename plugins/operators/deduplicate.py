@@ -6,8 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from airflow.sdk.exceptions import AirflowSkipException
 from psycopg.types.json import Jsonb
 
+from include.core.batches import batch_names
 from include.core.resolve import SURVIVOR_SCHEMA
 from include.core.tracking import Fates
 from include.entities import ENTITIES
@@ -15,6 +17,7 @@ from include.matching.deduplicate import deduplicate
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
+from plugins.operators.preflight import chosen
 from plugins.operators.step import Clock, MigrationOperator, Run
 
 if TYPE_CHECKING:
@@ -39,9 +42,14 @@ class DeduplicateOperator(MigrationOperator):
         self.partitions = partitions
 
     def step(self, run: Run) -> dict[str, int]:
-        """Stages the survivors, records the pairs (not in a dry run), returns counts."""
+        """Stages the survivors, records the pairs (not in a dry run), returns counts.
+
+        Where the entity was not chosen, earlier decisions stand: an empty answer would undo them.
+        """
+        if ENTITIES[str(self.entity)] not in chosen(run.settings):
+            raise AirflowSkipException("not chosen")
         name, staging, clock = ENTITIES[str(self.entity)].name, StagingHook(run.run_id), Clock()
-        batches = [batch for partition in self.partitions or () for batch in partition["batches"]]
+        batches = [batch for partition in self.partitions or () for batch in batch_names(partition)]
         tables = [staging.read("clean", name, batch, _COMPARED) for batch in batches]
         result = deduplicate(pa.concat_tables(tables) if tables else _nobody())
         staging.write("dedup", name, _SURVIVORS, result.survivors.select(SURVIVOR_SCHEMA.names))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from include.core.batches import Partition, batch_name
+from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.legacy_mdw import LegacyMdwHook
@@ -27,16 +29,17 @@ class ExtractOperator(MigrationOperator):
         self._source = LegacyMdwHook()
 
     def step(self, run: Run) -> dict[str, Any]:
-        """Returns the manifest: the partition and the names of its batches."""
+        """Returns the manifest: the partition and how many batches it was cut into."""
         entity, partition = ENTITIES[str(self.entity)], Partition.from_json(self.partition)
         staging = StagingHook(run.run_id)
         with TargetPostgresHook().session(entity=entity.name, partition=partition.name) as connection:
             tracking = TrackingHook(connection, run.run_id)
             names = sorted(tracking.done_batches(entity.name, "extraction", partition.name))
-            after = self._last_key(staging, entity.name, names, entity.source.partition_by)
+            resume = _Resume.behind(staging, entity, names)
             rows, clock = 0, Clock()
             with self._source.snapshot() as source:
-                for raw in source.batches(entity, partition, run.settings.batch_size, after):
+                left = source.batches(entity, partition, run.settings.batch_size, resume.after)
+                for raw in () if resume.finished else left:
                     tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                     name = batch_name(partition, len(names))
                     staging.write("raw", entity.name, name, raw)
@@ -55,18 +58,28 @@ class ExtractOperator(MigrationOperator):
                     rows += size
                     clock = Clock()
         self.progress(f"{partition.label}: {rows:,} rows in {len(names)} batches")
-        return {**self.partition, "batches": names}
-
-    def _last_key(self, staging: StagingHook, entity: str, names: list[str], key: str) -> int | None:
-        """The key behind which a repeated attempt goes on."""
-        if not names:
-            return None
-        last = staging.read("raw", entity, names[-1], [key]).column(0)[-1].as_py()
-        return None if last is None else int(last)
+        return {**self.partition, "batches": len(names)}
 
     def on_kill(self) -> None:
         """Stop the query in the server too."""
         self._source.cancel()
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """Where a repeated attempt goes on."""
+
+    after: int | None = None
+    finished: bool = False
+
+    @classmethod
+    def behind(cls, staging: StagingHook, entity: Entity, names: list[str]) -> _Resume:
+        """Behind the last key of the last staged batch; rows without a key sort last, so they end a partition."""
+        if not names:
+            return cls()
+        key = entity.source.partition_by
+        last = staging.read("raw", entity.name, names[-1], [key]).column(0)[-1].as_py()
+        return cls(finished=True) if last is None else cls(after=int(last))
 
 
 def _key_range(raw: pa.Table, key: str) -> str:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from include.core.batches import batch_names
 from include.core.errors import MigrationError
 from include.core.resolve import follow_survivors, split_merged, with_hashes
 from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.core.transform import REJECT_SCHEMA
 from include.entities import ENTITIES
+from plugins.hooks.connect import TARGET, translated
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import (
     BatchLoader,
@@ -54,12 +56,13 @@ class LoadOperator(MigrationOperator):
             known = _survivors(connection, staging, entity)
             loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
             done = tracking.done_batches(entity.name, "loading", self._prefix)
-            for name in self.partition["batches"]:
+            for name in batch_names(self.partition):
                 batch = self._batch(entity, staging, name, known)
                 if batch.name in done or (self.merged_rows and not batch.clean.num_rows):
                     continue
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
-                loaded, took = loader.load(batch, run.attempt)
+                with translated(TARGET, entity=entity.name, batch=batch.name):
+                    loaded, took = loader.load(batch, run.attempt)
                 fates, seconds = fates + loaded, seconds + took
                 self._refuse_flood(tracking, entity, run.settings.max_rejected)
             if fates.inserted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +47,18 @@ class ReportOperator(MigrationOperator):
         return str(folder)
 
     def _failed_tasks(self, run: Run) -> list[str]:
-        """Tasks that failed themselves, first; those stopped by them are left out."""
+        """Tasks that failed, written like the steps of tracking: ``loading.patients[0]``."""
         states: dict[str, Any] = run.task_instance.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
         of_run = states.get(run.run_id, {})
-        return sorted(
-            task for task, state in of_run.items() if str(state) == "failed" and task != self.task_id
-        )
+        failed = [task for task, state in of_run.items() if str(state) == "failed" and task != self.task_id]
+        return sorted(re.sub(r"_(\d+)$", r"[\1]", task) for task in failed)
 
 
 def _tracked_report(tracking: TrackingHook, failed: list[str], location: str) -> dict[str, Any]:
     runs = tracking.facts("runs")
+    # Causes first: tracking knows them from the tasks that were only stopped by them.
+    causes = set(runs[0]["failed_steps"]) if runs else set()
+    failed = sorted(failed, key=lambda task: (task not in causes, task))
     # A run that failed before it was opened has no row; one cleared later has.
     report = build(
         run=runs[0] if runs else None,

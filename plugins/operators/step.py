@@ -112,7 +112,11 @@ def record_failure(context: Context) -> None:
     run = Run.of(context)
     try:
         with TargetPostgresHook().session() as connection:
-            TrackingHook(connection, run.run_id).fail_step(run.step)
+            tracking = TrackingHook(connection, run.run_id)
+            tracking.fail_step(run.step)
+            if isinstance(error, MigrationError) and {"entity", "batch"} <= error.facts.keys():
+                phase = context["ti"].task_id.split(".")[0]
+                tracking.fail_batch(str(error.facts["entity"]), phase, str(error.facts["batch"]), error.code)
     except MigrationError as unreachable:
         LOG.warning("The failure could not be recorded: %s", unreachable)
 
@@ -127,14 +131,19 @@ class MigrationOperator(BaseOperator):
     ui_color = "#e8f0fe"
 
     def __init__(self, *, entity: str | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("retries", _MOST_RETRIES)
-        kwargs.setdefault("retry_policy", TransientOnly())
-        kwargs.setdefault("retry_delay", timedelta(seconds=_FIRST_DELAY_SECONDS))
-        kwargs.setdefault("trigger_rule", "none_failed")
-        if self.tracked:
-            kwargs.setdefault("on_failure_callback", record_failure)
-        super().__init__(**kwargs)
+        super().__init__(**{**self.common_arguments(), **kwargs})
         self.entity = entity
+
+    @classmethod
+    def common_arguments(cls) -> dict[str, Any]:
+        """What all steps share. ``partial`` must be given it: it fills in Airflow's defaults before ``__init__``."""
+        common: dict[str, Any] = {
+            "retries": _MOST_RETRIES,
+            "retry_policy": TransientOnly(),
+            "retry_delay": timedelta(seconds=_FIRST_DELAY_SECONDS),
+            "trigger_rule": "none_failed",
+        }
+        return {**common, "on_failure_callback": record_failure} if cls.tracked else common
 
     def execute(self, context: Context) -> Any:
         """Check the parameters, enter the run's state, do the step."""
@@ -148,8 +157,9 @@ class MigrationOperator(BaseOperator):
                     )
             return self.step(run)
         except MigrationError as error:
-            # The last lines of the task's log are the guidance.
-            LOG.error("[migration] %s failed\n%s", self.task_id, error)  # noqa: TRY400 - no trace wanted
+            # What to do, line by line, so that whoever follows the progress lines sees it too.
+            for line in (f"{self.task_id} failed", *str(error).splitlines()):
+                LOG.error("[migration] %-16s %s", self.phase, line)  # noqa: TRY400 - no trace wanted
             raise
 
     def step(self, run: Run) -> Any:
@@ -183,10 +193,20 @@ class Clock:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def ledger_row(
-        self, run: Run, *, entity: str, phase: str, batch: str, fates: Fates, key_range: str = ""
+        self,
+        run: Run,
+        *,
+        entity: str,
+        phase: str,
+        batch: str,
+        fates: Fates,
+        key_range: str = "",
+        deleted: int = 0,
     ) -> LedgerRow:
         """The ledger's row of the batch that this clock timed."""
-        return LedgerRow(entity, phase, batch, key_range, fates, run.attempt, self.seconds, self.memory_mb)
+        return LedgerRow(
+            entity, phase, batch, key_range, fates, run.attempt, self.seconds, self.memory_mb, deleted=deleted
+        )
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from include.core.batches import batch_names
 from include.core.errors import MigrationError
 from include.core.spec import Entity
 from include.core.tracking import Fates
@@ -32,7 +33,7 @@ class TransformOperator(MigrationOperator):
         rows = rejected = 0
         with TargetPostgresHook().session(entity=entity.name) as connection:
             tracking = TrackingHook(connection, run.run_id)
-            for name in self.partition["batches"]:
+            for name in batch_names(self.partition):
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                 clock = Clock()
                 result = _transform(entity, staging.read("raw", entity.name, name), name)

@@ -17,8 +17,13 @@ def connection(target_database):
 
 
 def test_same_ids_in_sql_and_python(connection):
-    rows = [("patients", str(n)) for n in (0, 1, 42, 523_000)] + [("workflow_performance", "17:250000"), ("ä", "-1")]
-    found = [connection.execute("SELECT migration.target_id(%s, %s)::text", row).fetchone()[0] for row in rows]
+    rows = [("patients", str(n)) for n in (0, 1, 42, 523_000)] + [
+        ("workflow_performance", "17:250000"),
+        ("ä", "-1"),
+    ]
+    found = [
+        connection.execute("SELECT migration.target_id(%s, %s)::text", row).fetchone()[0] for row in rows
+    ]
     assert found == [target_id(*row) for row in rows]
 
 

@@ -2,9 +2,10 @@
 CREATE SCHEMA IF NOT EXISTS migration;
 REVOKE ALL ON SCHEMA migration FROM PUBLIC;
 
+-- Every file registers itself, however it is deployed; the migration adds the hash it found.
 CREATE TABLE migration.schema_versions (
   name text PRIMARY KEY,
-  hash text NOT NULL,
+  hash text,
   deployed_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -41,6 +42,8 @@ CREATE TABLE migration.batches (
   merged bigint NOT NULL DEFAULT 0,
   rejected bigint NOT NULL DEFAULT 0,
   skipped bigint NOT NULL DEFAULT 0,
+  -- Rows gone from the source; they are no source rows, so no fate counts them.
+  deleted bigint NOT NULL DEFAULT 0,
   seconds double precision,
   memory_mb double precision,
   fingerprint text,
@@ -87,6 +90,7 @@ CREATE TABLE migration.quarantine (
   recorded_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE UNIQUE INDEX quarantine_open ON migration.quarantine (entity, legacy_id) WHERE status = 'open';
+CREATE INDEX quarantine_code ON migration.quarantine (code);
 
 CREATE TABLE migration.findings (
   entity text NOT NULL,
@@ -96,6 +100,7 @@ CREATE TABLE migration.findings (
   run_id text NOT NULL,
   PRIMARY KEY (entity, legacy_id, code, "column")
 );
+CREATE INDEX findings_code ON migration.findings (code);
 
 CREATE TABLE migration.watermarks (
   name text PRIMARY KEY,
@@ -153,10 +158,11 @@ CREATE TABLE migration.audit_log (
   details jsonb NOT NULL DEFAULT '{}'
 );
 
--- Target ids that a dry run would have created, so that its children find their parents. Emptied with the run.
+-- Target ids that a dry run would have created or deleted, so that children fare as they would. Emptied with the run.
 CREATE UNLOGGED TABLE migration.planned_ids (
   run_id text NOT NULL,
   id uuid NOT NULL,
+  deleted boolean NOT NULL DEFAULT false,
   PRIMARY KEY (run_id, id)
 );
 
@@ -208,3 +214,5 @@ BEGIN
   END LOOP;
 END $$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA migration FROM PUBLIC;
+
+INSERT INTO migration.schema_versions (name) VALUES ('migration/0001_tracking.sql');

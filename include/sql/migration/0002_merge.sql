@@ -14,15 +14,16 @@ BEGIN
   CREATE TEMPORARY TABLE stage_findings (legacy_id text, code text, "column" text) ON COMMIT DROP;
 END $$;
 
--- SQL that is true when the row referred to by stage column r_column exists, or is planned by this dry run.
+-- SQL that is true when the row referred to by stage column r_column is there, or will be by the plan of a dry run.
 CREATE FUNCTION migration.reference_exists(p_entity text, p_run text, r_column text, r_entity text) RETURNS text
 LANGUAGE sql STABLE SET search_path = '' AS $$
-  SELECT format(
-    '(EXISTS (SELECT 1 FROM public.%2$I p WHERE p.id = s.%1$I)
-      OR EXISTS (SELECT 1 FROM migration.planned_ids d WHERE d.run_id = %3$L AND d.id = s.%1$I)%4$s)',
-    r_column, r_entity, p_run,
-    CASE WHEN r_entity = p_entity
-      THEN format(' OR EXISTS (SELECT 1 FROM pg_temp.stage o WHERE o.id = s.%I)', r_column) ELSE '' END)
+  SELECT format('(' || CASE
+      WHEN EXISTS (SELECT 1 FROM migration.planned_ids d WHERE d.run_id = p_run) THEN
+        'coalesce((SELECT NOT d.deleted FROM migration.planned_ids d WHERE d.run_id = %3$L AND d.id = s.%1$I),
+          EXISTS (SELECT 1 FROM public.%2$I p WHERE p.id = s.%1$I AND p.deleted_at IS NULL))'
+      ELSE 'EXISTS (SELECT 1 FROM public.%2$I p WHERE p.id = s.%1$I AND p.deleted_at IS NULL)'
+    END || CASE WHEN r_entity = p_entity THEN ' OR EXISTS (SELECT 1 FROM pg_temp.stage o WHERE o.id = s.%1$I)' ELSE '' END
+    || ')', r_column, r_entity, p_run)
 $$;
 
 -- Decides the fate of every staged row; writes nothing outside pg_temp.
@@ -168,6 +169,13 @@ BEGIN
   WHERE m.entity = p_entity AND m.legacy_id = r.legacy_id AND m.state <> 'quarantined'
     AND NOT EXISTS (SELECT 1 FROM pg_temp.fates f WHERE f.legacy_id = r.legacy_id);
 
+  -- What was loaded before and is refused now is no row of the target: it would not be there after a fresh load.
+  EXECUTE format(
+    'UPDATE public.%1$I t SET deleted_at = now() FROM migration.id_map m
+     WHERE m.entity = %2$L AND m.target_id = t.id AND m.state = ''quarantined'' AND t.deleted_at IS NULL
+       AND m.legacy_id IN (SELECT f.legacy_id FROM pg_temp.fates f WHERE f.fate = ''rejected''
+         UNION ALL SELECT r.legacy_id FROM pg_temp.stage_rejects r)', p_entity, p_entity);
+
   UPDATE migration.quarantine q SET status = 're-driven', resolved_run_id = p_run
   FROM pg_temp.fates f
   WHERE q.entity = p_entity AND q.legacy_id = f.legacy_id AND q.status = 'open' AND f.fate <> 'rejected'
@@ -176,3 +184,5 @@ END $$;
 
 REVOKE ALL ON FUNCTION migration.open_stage, migration.reference_exists, migration.classify_stage,
   migration.apply_stage, migration.quarantine_stage FROM PUBLIC;
+
+INSERT INTO migration.schema_versions (name) VALUES ('migration/0002_merge.sql');

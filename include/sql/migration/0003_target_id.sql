@@ -51,3 +51,5 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = '' AS $$
 $$;
 
 REVOKE ALL ON FUNCTION migration.sha1, migration.target_id FROM PUBLIC;
+
+INSERT INTO migration.schema_versions (name) VALUES ('migration/0003_target_id.sql');

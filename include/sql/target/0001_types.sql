@@ -21,3 +21,5 @@ CREATE TYPE public.task_function_enum AS ENUM (
   'submit', 'review', 'approve', 'process', 'notify', 'archive', 'scan', 'model', 'manufacture', 'quality_check', 'ship'
 );
 CREATE TYPE public.embedding_content_type AS ENUM ('case_summary', 'treatment_plan', 'notes', 'diagnosis');
+
+INSERT INTO migration.schema_versions (name) VALUES ('target/0001_types.sql');

@@ -42,9 +42,10 @@ CREATE TABLE public.practice_members (
   metadata jsonb NOT NULL DEFAULT '{}',
   created_at timestamptz,
   updated_at timestamptz,
-  deleted_at timestamptz,
-  UNIQUE (practice_id, profile_id)
+  deleted_at timestamptz
 );
+-- A link that was removed and made again is another row of the source.
+CREATE UNIQUE INDEX practice_members_link ON public.practice_members (practice_id, profile_id) WHERE deleted_at IS NULL;
 
 CREATE TABLE public.patients (
   id uuid PRIMARY KEY,
@@ -198,8 +199,9 @@ CREATE TABLE public.workflow_template_tasks (
   created_at timestamptz,
   updated_at timestamptz,
   deleted_at timestamptz,
-  -- Deferrable: tasks of a workflow may change places within one statement.
-  UNIQUE (workflow_template_id, task_order) DEFERRABLE
+  -- One place per live task; deferrable, because tasks may change places within one statement.
+  CONSTRAINT workflow_template_tasks_place EXCLUDE USING btree (workflow_template_id WITH =, task_order WITH =)
+    WHERE (deleted_at IS NULL) DEFERRABLE
 );
 
 CREATE TABLE public.workflow_performance (
@@ -220,6 +222,7 @@ CREATE TABLE public.workflow_performance (
 );
 
 -- One index per foreign key that no unique constraint serves.
+CREATE INDEX practice_members_practice_id ON public.practice_members (practice_id);
 CREATE INDEX practice_members_profile_id ON public.practice_members (profile_id);
 CREATE INDEX patients_profile_id ON public.patients (profile_id);
 CREATE INDEX patients_practice_id ON public.patients (practice_id);
@@ -237,5 +240,8 @@ CREATE INDEX instruction_states_changed_by ON public.instruction_states (changed
 CREATE INDEX state_analytics_case_id ON public.state_analytics (case_id);
 CREATE INDEX state_analytics_actor_id ON public.state_analytics (actor_id);
 CREATE INDEX workflow_templates_parent_id ON public.workflow_templates (parent_id);
+CREATE INDEX workflow_template_tasks_workflow_template_id ON public.workflow_template_tasks (workflow_template_id);
 CREATE INDEX workflow_performance_workflow_template_id ON public.workflow_performance (workflow_template_id);
 CREATE INDEX workflow_performance_case_id ON public.workflow_performance (case_id);
+
+INSERT INTO migration.schema_versions (name) VALUES ('target/0002_tables.sql');

@@ -55,3 +55,5 @@ LANGUAGE sql STABLE SECURITY INVOKER SET search_path = '' AS $$
   WHERE 1 - (e.embedding OPERATOR(extensions.<=>) query) >= threshold
   ORDER BY e.embedding OPERATOR(extensions.<=>) query LIMIT count
 $$;
+
+INSERT INTO migration.schema_versions (name) VALUES ('target/0003_embeddings.sql');

@@ -67,3 +67,5 @@ REVOKE ALL ON FUNCTION public.match_projects, public.match_cases, public.match_w
 GRANT EXECUTE ON FUNCTION public.match_projects, public.match_cases, public.match_workflow_templates
   TO authenticated, service_role;
 GRANT USAGE ON SCHEMA extensions TO authenticated, service_role;
+
+INSERT INTO migration.schema_versions (name) VALUES ('target/0004_security.sql');

@@ -1,0 +1,136 @@
+"""The registry of errors against the places that raise them."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from include.core.errors import REGISTRY, Category, MigrationError
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = sorted(path for part in ("include", "plugins", "dags") for path in (ROOT / part).rglob("*.py"))
+# The registry's own file takes any code.
+RAISING = [path for path in SOURCES if path != ROOT / "include" / "core" / "errors.py"]
+
+
+def possible(value: ast.expr, function: ast.AST) -> Iterator[str]:
+    """The texts an expression can have, as far as codes are put together here."""
+    match value:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr(values=parts):
+            for texts in itertools.product(*(list(possible(part, function)) for part in parts)):
+                yield "".join(texts)
+        case ast.FormattedValue(value=inner):
+            yield from possible(inner, function)
+        case ast.IfExp(body=yes, orelse=no):
+            yield from possible(yes, function)
+            yield from possible(no, function)
+        case ast.Attribute(attr="prefix"):
+            yield from ("SOURCE", "TARGET")
+        case ast.Name(id=name):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Assign) and any(
+                    isinstance(target, ast.Name) and target.id == name for target in node.targets
+                ):
+                    yield from possible(node.value, function)
+        case _:
+            raise AssertionError(f"the code of an error cannot be read: {ast.unparse(value)}")
+
+
+def raised(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line and possible codes of every MigrationError made in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for node in ast.walk(tree):
+        name = getattr(node, "func", None)
+        if isinstance(node, ast.Call) and isinstance(name, ast.Name) and name.id == "MigrationError":
+            around = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or f.lineno)]
+            yield node.lineno, list(possible(node.args[0], around[-1] if around else tree))
+
+
+RAISED = [(path, line, codes) for path in RAISING for line, codes in raised(path)]
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "codes"), RAISED, ids=[f"{path.relative_to(ROOT)}:{line}" for path, line, _ in RAISED]
+)
+def test_every_raised_code_is_registered(path: Path, line: int, codes: list[str]) -> None:
+    assert codes
+    assert set(codes) <= set(REGISTRY)
+
+
+def test_every_registered_code_is_raised_somewhere() -> None:
+    assert set(REGISTRY) - {code for _, _, codes in RAISED for code in codes} == set()
+
+
+@pytest.mark.parametrize("kind", REGISTRY.values(), ids=lambda kind: kind.code)
+def test_every_code_says_what_happened_and_what_to_do(kind: object) -> None:
+    code, category = getattr(kind, "code", ""), getattr(kind, "category", None)
+    assert code == code.upper()
+    assert isinstance(category, Category)
+    for text in (getattr(kind, "meaning", ""), getattr(kind, "next_step", "")):
+        assert text == text.strip()
+        assert len(text.split()) > 3
+        assert text.endswith((".", ").", "`."))
+    assert REGISTRY[code] is kind
+
+
+def test_codes_and_meanings_are_each_given_once() -> None:
+    assert len({kind.meaning for kind in REGISTRY.values()}) == len(REGISTRY)
+    assert {kind.category for kind in REGISTRY.values()} == set(Category)
+
+
+@pytest.mark.parametrize("code", REGISTRY)
+def test_the_message_holds_code_detail_facts_retry_and_next_step(code: str) -> None:
+    error = MigrationError(code, "Exactly this.", entity="patients", batch="p000-b0003")
+    lines = str(error).splitlines()
+    kind = REGISTRY[code]
+    assert lines[0] == f"[{code}] {kind.meaning} Exactly this."
+    assert lines[1] == "  where: entity=patients, batch=p000-b0003"
+    assert lines[2].startswith(f"  retry: {'automatic' if kind.transient else 'not automatic'}; ")
+    assert ("retrying is safe" in lines[2]) is kind.retry_safe
+    assert lines[3] == f"  next:  {kind.next_step}"
+    assert (error.code, error.transient) == (code, kind.transient)
+
+
+def test_without_facts_there_is_no_empty_line() -> None:
+    assert "where:" not in str(MigrationError("RUN_STOPPED", ""))
+
+
+def test_an_unregistered_code_cannot_be_raised() -> None:
+    with pytest.raises(KeyError, match="NO_SUCH_CODE"):
+        MigrationError("NO_SUCH_CODE", "")
+
+
+def test_errors_survive_the_way_between_processes() -> None:
+    error = MigrationError(
+        "TRANSFORM_FAILED", "A rule raised ValueError.", entity="cases", batch="p000-b0000"
+    )
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (str(copy), copy.code, copy.facts, copy.detail) == (
+        str(error),
+        error.code,
+        error.facts,
+        error.detail,
+    )
+
+
+def test_transient_errors_are_those_that_time_heals() -> None:
+    assert {code for code, kind in REGISTRY.items() if kind.transient} == {
+        "SOURCE_UNREACHABLE",
+        "SOURCE_INTERRUPTED",
+        "TARGET_UNREACHABLE",
+        "TARGET_INTERRUPTED",
+        "EMBEDDING_BUSY",
+        "EMBEDDING_WRONG_ANSWER",
+    }
+    assert {code for code, kind in REGISTRY.items() if not kind.retry_safe} == {
+        "TARGET_SCHEMA_CHANGED",
+        "TARGET_SCHEMA_FOREIGN",
+    }

@@ -1,0 +1,216 @@
+"""The report of a run, from tracked facts."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from include.core.report import FATES, as_html, as_text, build, headline
+
+START = datetime(2024, 5, 6, 22, 0, 0, tzinfo=UTC)
+RUN = {
+    "run_id": "manual__1",
+    "dry_run": False,
+    "type": "full",
+    "started_at": START,
+    "parameters": {"batch_size": 100, "entities": []},
+    "mapping_version": "1-abcdef01",
+    "code_version": "c0ffee",
+}
+HOSTILE = "<script>alert('x')</script>&\"'"
+
+
+def batch(
+    entity: str, phase: str, rows: int, *, seconds: float | None = 2.0, ends: int = 10, **fates: int
+) -> dict[str, Any]:
+    """A row of migration.batches, recorded so many seconds after the start."""
+    return {
+        **dict.fromkeys((*FATES, "deleted"), 0),
+        **fates,
+        "entity": entity,
+        "phase": phase,
+        "extracted": rows,
+        "seconds": seconds,
+        "memory_mb": 100.4 if seconds else None,
+        "recorded_at": START + timedelta(seconds=ends),
+    }
+
+
+def check(name: str, *, passed: bool, severity: str = "fail", keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        **{"name": name, "entity": "patients", "level": 2, "severity": severity, "passed": passed},
+        **{"expected": "0", "found": "0" if passed else "3", "sample_keys": [*keys]},
+    }
+
+
+BATCHES = [
+    batch("patients", "extraction", 300, seconds=4, ends=4),
+    batch("patients", "loading", 200, inserted=150, merged=10, rejected=40, ends=10),
+    batch("patients", "loading", 100, updated=30, unchanged=69, skipped=1, ends=12),
+    batch("practices", "loading", 7, inserted=7, seconds=None, ends=12),
+]
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "run": RUN,
+        "batches": BATCHES,
+        "checks": [check("counts", passed=True)],
+        "findings": [],
+        "failed_tasks": [],
+        "order": ["practices", "patients", "cases"],
+        "now": START + timedelta(seconds=90),
+    }
+    return build(**{**facts, **changes})
+
+
+def test_fates_of_an_entity_are_the_sums_of_its_load_batches_and_add_up() -> None:
+    practices, patients = report()["entities"]
+    assert (practices["entity"], patients["entity"]) == ("practices", "patients")
+    assert {fate: patients[fate] for fate in FATES} == {
+        "inserted": 150,
+        "updated": 30,
+        "unchanged": 69,
+        "merged": 10,
+        "rejected": 40,
+        "skipped": 1,
+    }
+    for entity in (practices, patients):
+        assert entity["source_rows"] == sum(entity[fate] for fate in FATES)
+    assert (patients["seconds"], patients["rows_per_second"]) == (4.0, 75)
+    assert (practices["seconds"], practices["rows_per_second"]) == (0, None)
+
+
+def test_entities_that_loaded_nothing_are_left_out() -> None:
+    assert [entity["entity"] for entity in report(batches=BATCHES[:1])["entities"]] == []
+
+
+def test_a_phase_lasts_from_its_first_batch_to_its_last() -> None:
+    extraction, loading = report()["phases"]
+    assert (extraction["phase"], extraction["rows"], extraction["wall_seconds"]) == ("extraction", 300, 4.0)
+    assert (loading["batches"], loading["rows"]) == (3, 307)
+    assert loading["wall_seconds"] == 4.0  # from 8 to 12 seconds after the start
+    assert (loading["work_seconds"], loading["rows_per_second"]) == (4.0, 77)
+    assert loading["peak_memory_mb"] == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "begins"),
+    [
+        ({}, "REAL RUN completed: 307 rows of 2 entities"),
+        ({"run": {**RUN, "dry_run": True}}, "DRY RUN completed: 307 rows"),
+        ({"failed_tasks": ["loading.cases"]}, "REAL RUN failed: 307 rows"),
+        (
+            {"run": None, "batches": [], "checks": [], "failed_tasks": ["a"]},
+            "RUN failed: 0 rows of 0 entities",
+        ),
+    ],
+)
+def test_the_first_line_says_which_kind_of_run_and_how_it_ended(changes: dict[str, Any], begins: str) -> None:
+    made = report(**changes)
+    assert headline(made).startswith(begins)
+    assert as_text(made).splitlines()[0] == headline(made)
+
+
+def test_a_run_that_was_never_opened_is_not_called_completed_or_real() -> None:
+    made = report(run=None, batches=[], checks=[], failed_tasks=[])
+    assert (made["status"], made["mode"], made["run_id"], made["parameters"]) == ("failed", "run", None, {})
+    assert made["next_steps"] == [
+        "Nothing was read or written. The first failed task's log ends with what to do."
+    ]
+    assert as_html(made)
+
+
+def test_checks_are_counted_by_what_they_mean() -> None:
+    checks = [
+        check("a", passed=True),
+        check("b", passed=False, keys=("7", "8")),
+        check("c", passed=False, severity="warn"),
+    ]
+    made = report(checks=checks, failed_tasks=["validation.patients"])
+    counted = {name: made["checks"][name] for name in ("passed", "failed", "warned")}
+    assert counted == {"passed": 1, "failed": 1, "warned": 1}
+    assert [c["name"] for c in made["checks"]["not_passed"]] == ["b", "c"]
+    assert headline(made).endswith("1 checks passed, 1 failed")
+    text = as_text(made)
+    assert "check b of patients (fail): expected 0, found 3, e.g. 7, 8" in text
+    assert "check c of patients (warn): expected 0, found 3, e.g. none" in text
+    assert "failed checks" in made["next_steps"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "quarantine"),
+        ({"run": {**RUN, "dry_run": True}}, "Trigger again with dry_run off"),
+        ({"failed_tasks": ["loading.cases", "b"]}, "log of loading.cases"),
+    ],
+)
+def test_every_ending_has_a_next_step_in_every_form(changes: dict[str, Any], word: str) -> None:
+    made = report(**changes)
+    assert word in made["next_steps"][0]
+    assert f"next: {made['next_steps'][0]}" in as_text(made)
+    assert made["next_steps"][0] in as_html(made)
+
+
+def test_the_text_is_a_table_with_one_line_per_entity() -> None:
+    lines = as_text(report(findings=[("patients", "quarantine", "parent_missing", 40)])).splitlines()
+    [header] = [line for line in lines if line.startswith("entity ") and "inserted" in line]
+    [patients] = [line for line in lines if line.startswith("patients ") and "150" in line]
+    place = header.index("inserted") + len("inserted")
+    assert patients[:place].endswith("150")
+    assert any(re.fullmatch(r"patients +quarantine +parent_missing +40", line) for line in lines)
+
+
+def test_findings_are_named() -> None:
+    made = report(findings=[("patients", "finding", "name_empty", 1_234)])
+    assert made["findings"] == [
+        {"entity": "patients", "kind": "finding", "code": "name_empty", "rows": 1_234}
+    ]
+    assert "1,234" in as_text(made)
+    assert "1,234" in as_html(made)
+
+
+class Tags(HTMLParser):
+    """Which tags a page has, and whether they close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.add(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_and_escapes_every_value() -> None:
+    made = report(
+        run={**RUN, "run_id": HOSTILE, "parameters": {HOSTILE: HOSTILE}, "mapping_version": HOSTILE},
+        checks=[{**check(HOSTILE, passed=False, keys=(HOSTILE,)), "found": HOSTILE, "expected": HOSTILE}],
+        findings=[(HOSTILE, HOSTILE, HOSTILE, 1)],
+        failed_tasks=[HOSTILE],
+        batches=[{**BATCHES[1], "entity": HOSTILE}],
+        order=[HOSTILE],
+    )
+    page = as_html(made)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert "script" not in tags.seen
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 10
+
+
+def test_a_report_without_anything_is_written_in_every_form() -> None:
+    made = report(batches=[], checks=[], order=[])
+    assert "None." in as_html(made)
+    assert as_text(made).startswith("REAL RUN completed: 0 rows of 0 entities")
