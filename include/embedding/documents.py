@@ -199,6 +199,8 @@ def _code(column: DocumentColumn, values: pa.Array) -> pa.Array:
 
 
 def _codes(column: DocumentColumn, values: pa.Array) -> pa.Array:
+    if pa.types.is_null(values.type):  # a chunk in which no row has any
+        return values.cast(pa.string())
     words = iter(_code(column, values.flatten()).to_pylist())
     rows: list[str | None] = []
     for length in pc.list_value_length(values).to_pylist():

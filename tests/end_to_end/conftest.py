@@ -46,7 +46,7 @@ def metadata_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Airflow's metadata database with its tables and nothing else."""
     state = State(tmp_path_factory.mktemp("metadata"))
     state.create()
-    subprocess.run(  # noqa: S603 - a fixed command
+    subprocess.run(
         [sys.executable, "-c", "from airflow.utils.db import initdb; initdb()"],
         env=airflow_settings(state),
         check=True,

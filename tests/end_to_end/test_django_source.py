@@ -72,12 +72,12 @@ def test_names_and_birth_dates_are_those_of_the_file(migrated: Migrated) -> None
 
 
 def test_merged_people_are_the_same_person_in_truth(migrated: Migrated) -> None:
-    """The record ids of the data set say who is who: rec-122-org and rec-122-dup-0 are one person."""
+    """The record ids say who is who: rec-122-org and rec-122-dup-0 are one person. Half need no review."""
     merged = migrated.databases.read(
         "SELECT a.username, b.username FROM public.patients p JOIN public.patients s ON s.id = p.merged_into"
         " JOIN public.profiles a ON a.id = p.profile_id JOIN public.profiles b ON b.id = s.profile_id"
     )
-    assert len(merged) > 300
+    assert len(merged) > 250
     assert [pair for pair in merged if pair[0].split("-")[1] != pair[1].split("-")[1]] == []
 
 

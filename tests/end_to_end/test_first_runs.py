@@ -156,6 +156,7 @@ class TestSecondRealRun:
             stored = first[entity]["inserted"] + first[entity]["merged"]
             assert fates == {
                 **dict.fromkeys(FATES, 0),
+                "deleted": 0,
                 "source_rows": first[entity]["source_rows"],
                 "unchanged": stored,
                 "rejected": first[entity]["rejected"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
@@ -29,7 +28,8 @@ def loaded_cases(databases: Databases) -> int:
     """Rows of cases that finished batches hold; 0 before the schema is deployed."""
     try:
         rows = databases.read(
-            "SELECT coalesce(sum(extracted), 0)::int FROM migration.batches WHERE phase = 'loading' AND entity = 'cases'"
+            "SELECT coalesce(sum(extracted), 0)::int FROM migration.batches"
+            " WHERE phase = 'loading' AND entity = 'cases'"
         )
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return 0
@@ -37,7 +37,7 @@ def loaded_cases(databases: Databases) -> int:
 
 
 @pytest.fixture(scope="module")
-def killed(airflow: Airflow, make_databases: MakeDatabases) -> Iterator[Killed]:
+def killed(airflow: Airflow, make_databases: MakeDatabases) -> Killed:
     """Killed amid the loading of cases, then run again with batches of another size."""
     databases = make_databases()
     process = airflow.command(databases, dry_run=False, batch_size=4)
@@ -51,9 +51,9 @@ def killed(airflow: Airflow, make_databases: MakeDatabases) -> Iterator[Killed]:
         kill_group(process)
     when_killed = loaded_cases(databases)
     resumed = airflow.run(
-        databases, environment={"MIGRATION_PARTITION_ROWS": "100"}, dry_run=False, batch_size=100
+        databases, environment={"MIGRATION_PARTITION_ROWS": "200"}, dry_run=False, batch_size=100
     )
-    yield Killed(databases, when_killed, resumed, content(databases))
+    return Killed(databases, when_killed, resumed, content(databases))
 
 
 def test_it_was_killed_in_the_middle(killed: Killed) -> None:
@@ -91,7 +91,7 @@ def test_every_finished_batch_is_whole(killed: Killed) -> None:
     done = dict(
         killed.databases.read(
             "SELECT entity, sum(inserted + merged)::int FROM migration.batches b JOIN migration.runs r USING (run_id)"
-            " WHERE phase = 'loading' AND r.status <> 'completed' GROUP BY entity"
+            " WHERE b.phase = 'loading' AND r.status <> 'completed' GROUP BY entity"
         )
     )
     first = dict(

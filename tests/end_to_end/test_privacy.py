@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.end_to_end.conftest import MakeDatabases
-from tests.end_to_end.runs import Airflow, Databases, Outcome, airflow_home
+from tests.end_to_end.runs import Airflow, Databases, Outcome
 
 # Unmistakable, and the date is nobody's.
 CANARIES = (
@@ -45,10 +44,14 @@ UPDATE dispatch_plan SET notes = 'canaryplan', name = 'canaryplan' FROM marked W
 """
 # Refuses the person twice: a constraint, which costs the profile, and an error that costs the task of cases.
 BREAK = """
-ALTER TABLE public.profiles ADD CONSTRAINT no_canary CHECK (username <> 'zyxqw.canary@mail.example') NOT VALID;
+ALTER TABLE public.profiles ADD CONSTRAINT no_canary CHECK (last_name <> 'Vutsrcanary the Second');
 CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
   $$BEGIN RAISE EXCEPTION 'not this: %', NEW USING DETAIL = NEW.clinical, HINT = NEW.clinical; END$$;
 CREATE TRIGGER refuse BEFORE UPDATE ON public.cases FOR EACH ROW EXECUTE FUNCTION public.refuse();
+"""
+CHANGE = """
+UPDATE auth_user SET last_name = 'Vutsrcanary the Second' WHERE first_name = 'Zyxqwcanary';
+UPDATE dispatch_instruction SET conditions = 'canarynote' WHERE notes = 'canarynote';
 """
 
 
@@ -62,31 +65,21 @@ class Traces:
 
 
 @pytest.fixture(scope="module")
-def traces(
-    make_databases: MakeDatabases, metadata_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Traces]:
-    """A good run as a command; then the person changes, and the target refuses the change."""
+def traces(airflow: Airflow, make_databases: MakeDatabases) -> Traces:
+    """A good run; then the person changes, and the target refuses the change."""
     databases = make_databases()
     _execute(databases.source_admin, PLANT)
-    with airflow_home(tmp_path_factory.mktemp("private"), metadata_template) as airflow:
-        good = airflow.run_command(databases, dry_run=False)
-        _execute(databases.target, BREAK)
-        _execute(databases.source_admin, _change())
-        bad = airflow.run(databases, dry_run=False, fail_fast=False, keep_staging=True)
-        metadata = b"".join(path.read_bytes() for path in airflow.state.airflow.glob("airflow.db*"))
-        yield Traces(databases, airflow.state.folder, good, bad, metadata)
+    good = airflow.run(databases, dry_run=False)
+    _execute(databases.target, BREAK)
+    _execute(databases.source_admin, CHANGE)
+    bad = airflow.run(databases, dry_run=False, fail_fast=False)
+    metadata = b"".join(path.read_bytes() for path in airflow.state.airflow.glob("airflow.db*"))
+    return Traces(databases, airflow.state.folder, good, bad, metadata)
 
 
 def _execute(dsn: str, script: str) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute(script.encode())
-
-
-def _change() -> str:
-    return (
-        "UPDATE auth_user SET is_active = NOT is_active WHERE first_name = 'Zyxqwcanary';"
-        "UPDATE dispatch_instruction SET conditions = 'canarynote' WHERE notes = 'canarynote'"
-    )
 
 
 def found(text: str) -> list[str]:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 
 from include.core.batches import Partition, batch_name
-from include.core.ids import target_id
 from include.core.resolve import SURVIVOR_SCHEMA, follow_survivors, split_merged, with_hashes
 from include.core.tracking import Check, Fates, failures
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, transform
@@ -28,7 +27,6 @@ from plugins.hooks.tracking import LedgerRow, TrackingHook
 from tests.conftest import fresh_database
 
 RUN = "run"
-MERGED_KEY, SURVIVOR_KEY = "2", "1"
 Connection = psycopg.Connection[Any]
 
 
@@ -70,8 +68,9 @@ def set_connections(server: EmbeddedPostgres, databases: Migrated, monkeypatch: 
 
 def migrate() -> None:
     """What the operators do, entity by entity, with one merged patient and a vector for every document."""
-    merged = pa.table({"legacy_id": [MERGED_KEY], "survivor_id": [SURVIVOR_KEY]}, schema=SURVIVOR_SCHEMA)
     with LegacyMdwHook().snapshot() as source, TargetPostgresHook().session() as connection:
+        survivor, duplicate = next(source.keys(ENTITIES["patients"])).to_pylist()[:2]
+        merged = pa.table({"legacy_id": [duplicate], "survivor_id": [survivor]}, schema=SURVIVOR_SCHEMA)
         tracking, staging = TrackingHook(connection, RUN), StagingHook(RUN)
         tracking.open_run(
             type="full",
@@ -177,6 +176,12 @@ CORRUPTIONS = {
         "INSERT INTO public.practices (id, legacy_office_id) VALUES (gen_random_uuid(), -1)",
         {"rows_stored"},
     ),
+    "one row lost, another added": (
+        "practice_members",
+        "UPDATE public.practice_members SET id = gen_random_uuid()"
+        " WHERE id = (SELECT min(id::text)::uuid FROM public.practice_members)",
+        {"rows_stored"},
+    ),
     "ledger lost a batch": (
         "practices",
         "DELETE FROM migration.batches WHERE entity = 'practices' AND phase = 'transformation'",
@@ -264,9 +269,8 @@ def test_each_corruption_fails_its_own_checks_only(checked: Checked, kind: str) 
 
 def test_a_child_of_a_merged_patient_is_noticed_and_named(checked: Checked) -> None:
     checked.spoil(
-        "UPDATE public.cases SET patient_id = %s WHERE legacy_instruction_id ="
-        " (SELECT min(legacy_instruction_id) FROM public.cases)",
-        target_id("patients", MERGED_KEY),
+        "UPDATE public.cases SET patient_id = (SELECT id FROM public.patients WHERE merged_into IS NOT NULL)"
+        " WHERE legacy_instruction_id = (SELECT min(legacy_instruction_id) FROM public.cases)"
     )
     (key,) = checked.target.execute("SELECT min(legacy_instruction_id) FROM public.cases").fetchone() or (0,)
     check = checked.checks("cases")["merged_patient_id"]

@@ -117,8 +117,9 @@ def test_a_breach_would_be_noticed(connection: Connection, promise: str, breach:
 
 
 def test_tables_hold_what_every_table_promises(connection: Connection) -> None:
-    promised = {"id": ("uuid", "NO"), "metadata": ("jsonb", "NO"), "created_at": ("timestamp with time zone", "YES"),
-                "updated_at": ("timestamp with time zone", "YES"), "deleted_at": ("timestamp with time zone", "YES")}  # fmt: skip
+    stamps = ("created_at", "updated_at", "deleted_at")
+    promised = {"id": ("uuid", "NO"), "metadata": ("jsonb", "NO")}
+    promised |= dict.fromkeys(stamps, ("timestamp with time zone", "YES"))
     for entity in ENTITIES.values():
         rows = connection.execute(
             "SELECT column_name, data_type, is_nullable FROM information_schema.columns"

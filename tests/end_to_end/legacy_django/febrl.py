@@ -35,6 +35,6 @@ def people() -> list[Person]:
 
 def _date(text: str) -> date | None:
     try:
-        return datetime.strptime(text, "%Y%m%d").date()  # noqa: DTZ007 - a calendar date has no zone
+        return datetime.strptime(text, "%Y%m%d").date()
     except ValueError:
         return None
