@@ -170,8 +170,8 @@ def test_the_variables_of_the_source_never_supply_the_target(
 STATEMENTS = {
     "22P02": f"SELECT '{PASSWORD}'::int",
     "22012": "SELECT 1 / 0",
-    "23505": f"CREATE TEMP TABLE t (a text PRIMARY KEY); INSERT INTO t VALUES ('{PASSWORD}'), ('{PASSWORD}')",  # noqa: S608
-    "23502": f"CREATE TEMP TABLE t (a text NOT NULL, b text); INSERT INTO t VALUES (NULL, '{PASSWORD}')",  # noqa: S608
+    "23505": f"CREATE TEMP TABLE t (a text PRIMARY KEY); INSERT INTO t VALUES ('{PASSWORD}'), ('{PASSWORD}')",
+    "23502": f"CREATE TEMP TABLE t (a text NOT NULL, b text); INSERT INTO t VALUES (NULL, '{PASSWORD}')",
     "42P01": "SELECT * FROM no_such_table",
     "P0001": f"DO $$ BEGIN RAISE EXCEPTION '{PASSWORD}'; END $$",
     "57014": "SET statement_timeout = 10; SELECT pg_sleep(5)",

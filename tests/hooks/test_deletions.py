@@ -26,7 +26,7 @@ def _find(target: Target, entity: str, keys: Sequence[str], *, mark: bool) -> tu
 
 def _deleted(target: Target, entity: str) -> int:
     row = target.connection.execute(
-        f"SELECT count(*) FROM public.{entity} WHERE deleted_at IS NOT NULL"  # noqa: S608
+        f"SELECT count(*) FROM public.{entity} WHERE deleted_at IS NOT NULL"
     ).fetchone()
     assert row is not None
     return int(row[0])

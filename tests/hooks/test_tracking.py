@@ -21,7 +21,7 @@ def tracking(target: Target) -> TrackingHook:
 
 
 def run_row(target: Target, columns: str) -> tuple[object, ...]:
-    return target.all(f"SELECT {columns} FROM migration.runs WHERE run_id = %s", [RUN])[0]  # noqa: S608
+    return target.all(f"SELECT {columns} FROM migration.runs WHERE run_id = %s", [RUN])[0]
 
 
 class TestRun:

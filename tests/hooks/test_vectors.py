@@ -58,7 +58,7 @@ def embed_all(entity: str, low: int | None = None, high: int | None = None) -> d
 
 
 def vectors(target: Target, table: str = "project_embeddings") -> list[tuple[str, ...]]:
-    return target.all(f"SELECT id::text, xmin::text, content_hash FROM public.{table} ORDER BY 1")  # noqa: S608
+    return target.all(f"SELECT id::text, xmin::text, content_hash FROM public.{table} ORDER BY 1")
 
 
 def test_equal_texts_are_sent_once(target: Target, provider: CountingProvider) -> None:
@@ -240,5 +240,5 @@ class TestSearch:
 
 @pytest.mark.parametrize("function", ["match_projects", "match_cases", "match_workflow_templates"])
 def test_a_search_of_nothing_finds_nothing(target: Target, function: str) -> None:
-    query = f"SELECT * FROM public.{function}(%s::real[]::extensions.vector)"  # noqa: S608
+    query = f"SELECT * FROM public.{function}(%s::real[]::extensions.vector)"
     assert target.all(query, [angle(0).tolist()]) == []
