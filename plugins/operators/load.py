@@ -13,16 +13,10 @@ from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.core.transform import REJECT_SCHEMA
 from include.entities import ENTITIES
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch, findings_of, refresh_statistics, survivors
 from plugins.hooks.connect import TARGET, translated
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import (
-    BatchLoader,
-    LoadBatch,
-    TargetPostgresHook,
-    findings_of,
-    refresh_statistics,
-    survivors,
-)
+from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.deduplicate import staged_survivors
 from plugins.operators.step import MigrationOperator, Run

@@ -14,13 +14,8 @@ from include.core.spec import Entity
 from include.entities import ENTITIES
 from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.legacy_mdw import LegacyMdwHook
-from plugins.hooks.target_postgres import (
-    TargetPostgresHook,
-    check_platform,
-    deploy_schema,
-    fit_dimensions,
-    register,
-)
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target_schema import check_platform, deploy_schema, fit_dimensions, register
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import LOG, MigrationOperator, Run, code_version
 

@@ -28,7 +28,8 @@ from include.core.ids import target_id
 from include.core.resolve import with_hashes
 from include.core.transform import transform
 from include.entities import ENTITIES
-from plugins.hooks.target_postgres import BatchLoader, LoadBatch, deploy_schema, register
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch
+from plugins.hooks.target_schema import deploy_schema, register
 from plugins.hooks.tracking import TrackingHook
 
 entity = ENTITIES["case_messages"]

@@ -17,7 +17,7 @@ from include.core.settings import params
 from include.entities import ENTITIES
 from local.docs import PAGES
 from local.environment import PROJECT
-from plugins.hooks.target_postgres import deploy_schema
+from plugins.hooks.target_schema import deploy_schema
 
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")

@@ -16,7 +16,7 @@ from include.core.spec import Entity, OnMissing
 from include.core.transform import transform
 from include.entities import ENTITIES
 from local.postgres import EmbeddedPostgres
-from plugins.hooks.target_postgres import deploy_schema
+from plugins.hooks.target_schema import deploy_schema
 from tests.conftest import fresh_database
 from tests.entities.tables import raw_table
 

@@ -11,7 +11,8 @@ import pytest
 from include.entities import ENTITIES
 from local.environment import connection_variable
 from local.postgres import EmbeddedPostgres
-from plugins.hooks.target_postgres import TargetPostgresHook, deploy_schema, register
+from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target_schema import deploy_schema, register
 from tests.conftest import fresh_database
 from tests.hooks.loading import DIMENSIONS, Target
 

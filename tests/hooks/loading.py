@@ -15,7 +15,7 @@ from include.core.resolve import with_hashes
 from include.core.tracking import Fates
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, clean_schema
 from include.entities import ENTITIES
-from plugins.hooks.target_postgres import BatchLoader, LoadBatch
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch
 from plugins.hooks.tracking import TrackingHook
 
 DIMENSIONS = 64

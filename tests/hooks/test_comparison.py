@@ -19,10 +19,11 @@ from include.synthetic.sizes import SourceSize
 from local.environment import connection_variable
 from local.legacy_source import fill
 from local.postgres import EmbeddedPostgres
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch
 from plugins.hooks.comparison import Comparison
 from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import BatchLoader, LoadBatch, TargetPostgresHook
+from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 from tests.conftest import fresh_database
 

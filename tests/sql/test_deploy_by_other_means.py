@@ -3,7 +3,7 @@
 import psycopg
 
 from plugins.hooks.schema_files import schema_files
-from plugins.hooks.target_postgres import deploy_schema, fit_dimensions, vector_dimensions
+from plugins.hooks.target_schema import deploy_schema, fit_dimensions, vector_dimensions
 
 
 def test_files_deployed_by_other_means_are_taken_over(target_database):

@@ -15,7 +15,7 @@ from include.entities import ENTITIES
 from local.environment import PLATFORM_SQL
 from local.postgres import EmbeddedPostgres, run_script
 from plugins.hooks.schema_files import schema_files
-from plugins.hooks.target_postgres import check_platform, deploy_schema, register
+from plugins.hooks.target_schema import check_platform, deploy_schema, register
 from tests.conftest import FAST_SETTINGS, fresh_database
 
 OURS = ("public", "migration", "private")

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from include.core.ids import target_id
-from plugins.hooks.target_postgres import deploy_schema
+from plugins.hooks.target_schema import deploy_schema
 
 
 @pytest.fixture

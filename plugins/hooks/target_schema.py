@@ -1,0 +1,175 @@
+"""The schema of the target: deployed from numbered files, verified, fitted, and told to the merge."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from include.core.errors import MigrationError
+from include.core.findings import FINDINGS
+from include.core.spec import Entity, OnMissing
+from plugins.hooks.schema_files import SchemaFile, schema_files
+
+_PLATFORM = """SELECT needed FROM (VALUES ('role', 'anon'), ('role', 'authenticated'), ('role', 'service_role'),
+    ('schema', 'auth'), ('schema', 'extensions'), ('extension', 'vector')) AS n (kind, needed)
+WHERE NOT CASE kind WHEN 'role' THEN EXISTS (SELECT 1 FROM pg_roles WHERE rolname = needed)
+  WHEN 'schema' THEN EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = needed)
+  ELSE EXISTS (SELECT 1 FROM pg_extension WHERE extname = needed) END"""
+_DUPLICATES = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateSchema,
+)
+_DEPLOY_LOCK = 4_021_977_001  # any number, as long as it is ours alone
+
+
+def check_platform(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Refuse a database that lacks what Supabase provides.
+
+    Raises:
+        MigrationError: TARGET_PLATFORM_MISSING.
+    """
+    missing = [row[0] for row in connection.execute(_PLATFORM)]
+    if missing:
+        raise MigrationError("TARGET_PLATFORM_MISSING", f"Missing: {', '.join(missing)}.")
+
+
+def deploy_schema(connection: psycopg.Connection[tuple[Any, ...]], dimensions: int | None) -> list[str]:
+    """Deploy what is not deployed yet, in one transaction; returns the names of the files deployed.
+
+    Args:
+        dimensions: of the vector columns, if they are created now.
+
+    Raises:
+        MigrationError: TARGET_SCHEMA_CHANGED or TARGET_SCHEMA_FOREIGN.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_DEPLOY_LOCK])
+        recorded = _recorded(connection)
+        files = schema_files()
+        _refuse_changed(files, recorded)
+        if not recorded:
+            _refuse_foreign(connection)
+        if dimensions is not None:
+            connection.execute("SELECT set_config('mdw.dimensions', %s, true)", [str(dimensions)])
+        missing = [file for file in files if file.name not in recorded]
+        for file in missing:
+            _run_file(connection, file)
+        _record_hashes(connection, files)
+    return [file.name for file in missing]
+
+
+def _run_file(connection: psycopg.Connection[tuple[Any, ...]], file: SchemaFile) -> None:
+    try:
+        connection.execute(file.sql)
+        connection.execute(
+            "INSERT INTO migration.schema_versions (name) VALUES (%s) ON CONFLICT DO NOTHING", [file.name]
+        )
+    except _DUPLICATES as error:
+        # A type, function, index … of the same name; the server's words name it and quote no row.
+        detail = f"{file.name}: {error.diag.message_primary}."
+        raise MigrationError("TARGET_SCHEMA_FOREIGN", detail) from None
+
+
+def _record_hashes(connection: psycopg.Connection[tuple[Any, ...]], files: Sequence[SchemaFile]) -> None:
+    """Files register their names themselves; one deployed by other means gets the hash of the file as it is now."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE migration.schema_versions SET hash = %s WHERE name = %s AND hash IS NULL",
+            [(file.hash, file.name) for file in files],
+        )
+
+
+def _recorded(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, str | None]:
+    row = connection.execute("SELECT to_regclass('migration.schema_versions')").fetchone()
+    if row is None or row[0] is None:
+        return {}
+    return dict(connection.execute("SELECT name, hash FROM migration.schema_versions").fetchall())
+
+
+def _refuse_changed(files: Sequence[SchemaFile], recorded: dict[str, str | None]) -> None:
+    changed = [file.name for file in files if recorded.get(file.name) not in (None, file.hash)]
+    unknown = sorted(set(recorded) - {file.name for file in files})
+    if changed or unknown:
+        raise MigrationError(
+            "TARGET_SCHEMA_CHANGED", f"Changed: {changed}; deployed but unknown here: {unknown}."
+        )
+
+
+def _refuse_foreign(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    ours = [name for file in schema_files() for name in _created_tables(file.sql)]
+    rows = connection.execute(
+        "SELECT t.name FROM unnest(%s::text[]) AS t (name) WHERE to_regclass(t.name) IS NOT NULL", [ours]
+    )
+    existing = [row[0] for row in rows]
+    if existing:
+        raise MigrationError("TARGET_SCHEMA_FOREIGN", f"Existing: {', '.join(existing)}.")
+
+
+def _created_tables(text: str) -> list[str]:
+    return [line.split()[2] for line in text.splitlines() if line.startswith("CREATE TABLE ")]
+
+
+def vector_dimensions(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
+    """Dimensions of the deployed vector columns."""
+    row = connection.execute(
+        "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'public.project_embeddings'::regclass"
+        " AND attname = 'embedding'"
+    ).fetchone()
+    if row is None:
+        raise LookupError("public.project_embeddings has no column embedding")
+    return int(row[0])
+
+
+def fit_dimensions(
+    connection: psycopg.Connection[tuple[Any, ...]], tables: Collection[str], dimensions: int
+) -> None:
+    """Give the vector columns the provider's dimensions, which is free as long as they are empty.
+
+    Raises:
+        MigrationError: TARGET_DIMENSIONS, there are vectors of another size.
+    """
+    deployed = vector_dimensions(connection)
+    if deployed == dimensions:
+        return
+    for table in tables:
+        name = sql.Identifier("public", table)
+        filled = connection.execute(sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(name)).fetchone()
+        if filled is not None and filled[0]:
+            raise MigrationError(
+                "TARGET_DIMENSIONS", f"The target has {deployed}, the provider {dimensions}."
+            )
+    with connection.transaction():
+        for table in tables:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} ALTER COLUMN embedding TYPE extensions.vector({})").format(
+                    sql.Identifier("public", table), sql.Literal(dimensions)
+                )
+            )
+
+
+def register(connection: psycopg.Connection[tuple[Any, ...]], entities: Collection[Entity]) -> None:
+    """Tell the merge what it needs to know of entities and codes, as their files declare it now."""
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO migration.finding_kinds VALUES (%s, %s, %s) ON CONFLICT (code) DO UPDATE"
+            " SET reason = excluded.reason, how_to_fix = excluded.how_to_fix",
+            [(kind.code, kind.reason, kind.how_to_fix) for kind in FINDINGS.values()],
+        )
+        cursor.executemany(
+            "INSERT INTO migration.entities VALUES (%s, %s, %s) ON CONFLICT (entity) DO UPDATE"
+            " SET columns = excluded.columns, refs = excluded.refs",
+            [(e.name, [c.name for c in e.columns], Jsonb(_references(e))) for e in entities],
+        )
+
+
+def _references(entity: Entity) -> list[dict[str, object]]:
+    return [
+        {"name": name, "entity": ref.entity, "required": ref.on_missing is OnMissing.REJECT}
+        for name, ref in entity.references.items()
+    ]
