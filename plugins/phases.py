@@ -21,6 +21,7 @@ from plugins.operators.load import LoadOperator
 from plugins.operators.preflight import (
     CheckSettingsOperator,
     CheckSourceOperator,
+    CheckStorageOperator,
     DeployTargetOperator,
     OpenRunOperator,
     PlanOperator,
@@ -44,7 +45,8 @@ def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
         chain(
             first,
             # What follows a setup task must wait for its success, says Airflow.
-            CheckSourceOperator(task_id="check_source", trigger_rule="all_success"),
+            CheckStorageOperator(task_id="check_storage", trigger_rule="all_success"),
+            CheckSourceOperator(task_id="check_source"),
             DeployTargetOperator(task_id="deploy_target"),
             OpenRunOperator(task_id="open_run"),
             planning,

@@ -176,6 +176,12 @@ def _kinds() -> Iterable[ErrorKind]:
         "Clear `preparation.open_run` and what follows it, or trigger a new run.",
     )
     yield ErrorKind(
+        "STORAGE_UNWRITABLE",
+        config,
+        "The place for staged files or for reports cannot be written.",
+        "Let MIGRATION_STAGING_URI and MIGRATION_REPORT_URI name a folder or bucket that the workers may write.",
+    )
+    yield ErrorKind(
         "STAGING_MISSING",
         transform,
         "A staged file that this step reads is gone.",

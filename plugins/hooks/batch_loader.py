@@ -59,9 +59,9 @@ def survivors(connection: psycopg.Connection[tuple[Any, ...]], entity: str) -> p
 def refresh_statistics(connection: psycopg.Connection[tuple[Any, ...]], entity: str) -> None:
     """ANALYZE behind a bulk load: autovacuum comes too late, and plans made for empty tables are slow."""
     connection.execute(
-        sql.SQL("ANALYZE {}, migration.id_map, migration.quarantine, migration.findings").format(
-            sql.Identifier("public", entity)
-        )
+        sql.SQL(
+            "ANALYZE {}, migration.id_map, migration.quarantine, migration.findings, migration.planned_ids"
+        ).format(sql.Identifier("public", entity))
     )
 
 

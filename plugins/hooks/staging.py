@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,33 @@ def default_root(name: str) -> str:
     return f"file://{home.absolute() / 'migration' / name}"
 
 
+def staging_root() -> ObjectStoragePath:
+    """Where runs stage their rows."""
+    return ObjectStoragePath(os.environ.get("MIGRATION_STAGING_URI") or default_root("staging"))
+
+
+def report_root() -> ObjectStoragePath:
+    """Where runs leave their reports."""
+    return ObjectStoragePath(os.environ.get("MIGRATION_REPORT_URI") or default_root("reports"))
+
+
+def check_writable(root: ObjectStoragePath) -> None:
+    """Write and remove a file.
+
+    Raises:
+        MigrationError: STORAGE_UNWRITABLE.
+    """
+    probe = root / f"probe-{uuid4().hex}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb") as sink:
+            sink.write(b"probe")
+        probe.unlink()
+    except Exception as error:
+        # Every kind of storage has errors of its own.
+        raise MigrationError("STORAGE_UNWRITABLE", f"{root}: {type(error).__name__}.") from error
+
+
 def run_folder(run_id: str) -> str:
     """A run id as a folder name: readable, safe, and still unique."""
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", run_id)[:80]
@@ -34,8 +62,7 @@ class StagingHook(BaseHook):
 
     def __init__(self, run_id: str) -> None:
         super().__init__()
-        root = ObjectStoragePath(os.environ.get("MIGRATION_STAGING_URI") or default_root("staging"))
-        self._root = root / run_folder(run_id)
+        self._root = staging_root() / run_folder(run_id)
 
     def write(self, kind: str, entity: str, batch: str, table: pa.Table) -> None:
         """Store a table, replacing an earlier attempt's."""

@@ -14,6 +14,7 @@ from include.core.spec import Entity
 from include.entities import ENTITIES
 from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.legacy_mdw import LegacyMdwHook
+from plugins.hooks.staging import check_writable, report_root, staging_root
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.target_schema import check_platform, deploy_schema, fit_dimensions, register
 from plugins.hooks.tracking import TrackingHook
@@ -35,6 +36,17 @@ class CheckSettingsOperator(MigrationOperator):
         mode = "DRY RUN, business tables stay untouched" if run.settings.dry_run else "real run"
         names = ", ".join(entity.name for entity in chosen(run.settings))
         self.progress(f"{run.type} migration, {mode}: {names}")
+
+
+class CheckStorageOperator(MigrationOperator):
+    """Makes sure that rows can be staged and the report written: a run must not find that out at its end."""
+
+    tracked = False
+
+    def step(self, run: Run) -> None:  # noqa: ARG002 - the places belong to the installation, not to a run
+        """Raises STORAGE_UNWRITABLE."""
+        for root in (staging_root(), report_root()):
+            check_writable(root)
 
 
 class CheckSourceOperator(MigrationOperator):

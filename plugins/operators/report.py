@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from airflow.sdk import ObjectStoragePath
 from include.core.errors import MigrationError
 from include.core.report import as_html, as_text, build, headline
 from include.entities import ENTITIES
-from plugins.hooks.staging import StagingHook, default_root, run_folder
+from plugins.hooks.staging import StagingHook, report_root, run_folder
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import LOG, MigrationOperator, Run
@@ -30,8 +29,7 @@ class ReportOperator(MigrationOperator):
     def step(self, run: Run) -> str:
         """Returns where the report was written."""
         failed = self._failed_tasks(run)
-        uri = ObjectStoragePath(os.environ.get("MIGRATION_REPORT_URI") or default_root("reports"))
-        folder = uri / run_folder(run.run_id)
+        folder = report_root() / run_folder(run.run_id)
         try:
             with TargetPostgresHook().session() as connection:
                 report = _tracked_report(TrackingHook(connection, run.run_id), failed, str(folder))

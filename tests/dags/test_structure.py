@@ -23,7 +23,7 @@ PHASES = (
     "validation",
     "completion",
 )
-PREPARATION = ("check_settings", "check_source", "deploy_target", "open_run")
+PREPARATION = ("check_settings", "check_storage", "check_source", "deploy_target", "open_run")
 NESTED = {
     "projects": "phase_2a_projects",
     "instruction_states": "phase_2b_states",
@@ -147,7 +147,7 @@ def test_the_report_cannot_turn_a_failed_run_green(dag: DAG) -> None:
 def test_skipped_mapped_tasks_stop_nobody_but_failed_ones_do(dag: DAG) -> None:
     rules = {task.task_id: task.trigger_rule for task in dag.tasks if task.task_id != REPORT}
     strict = {task for task, rule in rules.items() if rule == TriggerRule.ALL_SUCCESS}
-    assert strict == {"preparation.check_source"}
+    assert strict == {"preparation.check_storage"}
     assert {rules[task] for task in rules if task not in strict} == {TriggerRule.NONE_FAILED}
 
 

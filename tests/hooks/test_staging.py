@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from airflow.sdk import ObjectStoragePath
 
 from include.core.errors import MigrationError
-from plugins.hooks.staging import StagingHook, default_root, run_folder
+from plugins.hooks.staging import StagingHook, check_writable, default_root, run_folder
 
 RAW = pa.table({"legacy_id": ["1", "2", None], "t.text": ["", None, 'a "quoted"\nline']})
 
@@ -122,3 +123,15 @@ def test_the_default_is_below_airflow_home(
     StagingHook("run").write("raw", "notes", "p000-b0000", RAW)
     (folder,) = (tmp_path / name / "migration" / "staging").iterdir()
     assert folder.name == run_folder("run")
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    check_writable(ObjectStoragePath(f"file://{tmp_path / 'new'}"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MigrationError, match="STORAGE_UNWRITABLE") as refused:
+        check_writable(ObjectStoragePath(f"file://{tmp_path / 'file' / 'below'}"))
+    assert "MIGRATION_REPORT_URI" in str(refused.value)
