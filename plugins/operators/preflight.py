@@ -125,6 +125,14 @@ class OpenRunOperator(MigrationOperator):
             )
 
 
+def _partition_rows_wanted() -> int:
+    """Rows that a partition should have at least; more workers want smaller ones."""
+    text = os.environ.get("MIGRATION_PARTITION_ROWS") or str(PARTITION_ROWS)
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise MigrationError("PARAM_INVALID", "MIGRATION_PARTITION_ROWS must be a whole number above 0.")
+    return int(text)
+
+
 class PlanOperator(MigrationOperator):
     """Cuts an entity into partitions, once per run."""
 
@@ -133,7 +141,7 @@ class PlanOperator(MigrationOperator):
         entity = ENTITIES[str(self.entity)]
         if entity not in chosen(run.settings):
             return []
-        at_least = int(os.environ.get("MIGRATION_PARTITION_ROWS") or PARTITION_ROWS)
+        at_least = _partition_rows_wanted()
         with LegacyMdwHook().snapshot() as source:
             rows = source.count(entity)
             size = partition_rows(rows, run.settings.batch_size, at_least)
