@@ -69,7 +69,7 @@ with DAG(
     preparation, first, plans = phases.preparation()
     extraction, extracted = phases.extraction(plans)
     transformation, transformed = phases.transformation(extracted)
-    loading, loaded = phases.loading(transformed)
+    loading = phases.loading(transformed)
     chain(
         preparation,
         extraction,

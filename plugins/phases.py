@@ -105,7 +105,7 @@ def deduplication(transformed: Mapped) -> TaskGroup:
     return group
 
 
-def loading(transformed: Mapped) -> tuple[TaskGroup, Mapped]:
+def loading(transformed: Mapped) -> TaskGroup:
     """Clean rows into the target, parents first; merged rows behind their survivors."""
     tasks: Mapped = {}
     last: Mapped = {}
@@ -121,7 +121,7 @@ def loading(transformed: Mapped) -> tuple[TaskGroup, Mapped]:
                 tasks[entity.name] >> last[entity.name]
             for parent in entity.parents:
                 last[parent] >> tasks[entity.name]
-    return group, tasks
+    return group
 
 
 def _load(entity: Entity, transformed: Mapped, *, merged_rows: bool = False) -> Any:

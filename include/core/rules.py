@@ -34,11 +34,6 @@ def numbered(prefix: str, source: str, width: int) -> Rule:
     )
 
 
-def present(source: str, empty: str = "") -> Rule:
-    """Whether a text is neither NULL nor ``empty``, as a boolean."""
-    return lambda batch: boolean(pc.fill_null(pc.not_equal(batch.text(source), empty), False))
-
-
 def boolean(values: pa.Array) -> pa.Array:
     """PostgreSQL's text of a boolean array."""
     return pc.if_else(values, "t", "f")
@@ -108,7 +103,7 @@ def json_column(source: str, column: str) -> Rule:
 
     def rule(batch: Batch) -> pa.Array:
         texts = batch.text(source)
-        values = jsontext.normalise_all(texts)
+        values = batch.json(source)
         batch.note(_malformed(texts, values), "json_malformed", column)
         return values
 
@@ -153,7 +148,7 @@ def raw_json(source: str) -> Rule:
 
     def rule(batch: Batch) -> pa.Array:
         texts = batch.text(source)
-        malformed = _malformed(texts, jsontext.normalise_all(texts))
+        malformed = _malformed(texts, batch.json(source))
         return pc.if_else(malformed, jsontext.encode_text(texts), pa.scalar(None, pa.string()))
 
     return rule

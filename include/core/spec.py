@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
+from include.core import jsontext
 from include.core.findings import kind_of
 from include.embedding.documents import DocumentSpec, refuse_health_columns
 
@@ -142,6 +143,7 @@ class Batch:
         self.legacy_id = self.text("legacy_id")
         self.findings: list[tuple[pa.Array, str, str]] = []
         self.rejects: list[tuple[pa.Array, str, str]] = []
+        self._json: dict[str, pa.Array] = {}
 
     def __len__(self) -> int:
         return int(self.raw.num_rows)
@@ -150,6 +152,12 @@ class Batch:
         """A raw column as one string array."""
         column = self.raw.column(name)
         return column.chunk(0) if column.num_chunks else pa.array([], pa.string())
+
+    def json(self, name: str) -> pa.Array:
+        """A raw column of JSON texts as jsonb prints them, parsed once; NULL where jsonb would refuse."""
+        if name not in self._json:
+            self._json[name] = jsontext.normalise_all(self.text(name))
+        return self._json[name]
 
     def note(self, rows: pa.Array, code: str, column: str) -> None:
         """Keep a finding on the rows where the boolean array is true; the rows load all the same."""

@@ -168,12 +168,8 @@ class Comparison:
 
     def _extracted(self, entity: Entity, staging: StagingHook) -> Iterable[pa.Array]:
         # Asked before the keys are written: a connection that copies answers nothing else, it waits for ever.
-        names = sorted(self._tracking.done_batches(entity.name, "transformation", "p"))
-        return (
-            staging.read(kind, entity.name, name, ["legacy_id"]).column(0).combine_chunks()
-            for name in names
-            for kind in ("clean", "rejects")
-        )
+        batches = sorted(self._tracking.done_batches(entity.name, "transformation", "p"))
+        return staging.keys(entity.name, batches)
 
     def _keep_keys(self, table: str, keys: Iterable[pa.Array]) -> None:
         name = sql.Identifier(table)

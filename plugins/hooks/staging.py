@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -84,6 +85,12 @@ class StagingHook(BaseHook):
                 return pq.read_table(source, columns=columns)
         except FileNotFoundError:
             raise MigrationError("STAGING_MISSING", "", kind=kind, entity=entity, batch=batch) from None
+
+    def keys(self, entity: str, batches: Iterable[str]) -> Iterator[pa.Array]:
+        """Legacy ids of all rows that were transformed, clean or rejected."""
+        for batch in batches:
+            for kind in ("clean", "rejects"):
+                yield self.read(kind, entity, batch, ["legacy_id"]).column(0).combine_chunks()
 
     def exists(self, kind: str, entity: str, batch: str) -> bool:
         """Whether a table was staged."""

@@ -27,8 +27,10 @@ _COMPARED = ["legacy_id", "first_name", "last_name", "date_of_birth", "gender", 
 _SURVIVORS = "survivors"
 
 
-def staged_survivors(staging: StagingHook, entity: str) -> pa.Table:
-    """What deduplication decided in this run: legacy_id, survivor_id."""
+def staged_survivors(staging: StagingHook, entity: str) -> pa.Table | None:
+    """What deduplication decided in this run: legacy_id, survivor_id; None where it did not run."""
+    if not staging.exists("dedup", entity, _SURVIVORS):
+        return None
     return staging.read("dedup", entity, _SURVIVORS)
 
 

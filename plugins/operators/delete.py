@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-import pyarrow as pa
 
 from include.core.batches import batch_names
 from include.core.errors import MigrationError
-from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.deletions import Deletions
@@ -47,7 +43,8 @@ class DeleteOperator(MigrationOperator):
                 if not manifests:  # not chosen for this run
                     continue
                 clock, deletions = Clock(), Deletions(connection, ENTITIES[name], run.run_id)
-                gone, known = deletions.find(_staged_keys(staging, ENTITIES[name], manifests))
+                batches = [batch for manifest in manifests for batch in batch_names(manifest)]
+                gone, known = deletions.find(staging.keys(name, batches))
                 if gone > max(_ALWAYS_ALLOWED, run.settings.max_deleted * known):
                     raise MigrationError("TOO_MANY_DELETED", f"{gone} of {known} rows are gone.", entity=name)
                 if run.settings.dry_run:
@@ -63,10 +60,3 @@ class DeleteOperator(MigrationOperator):
         verb = "would be marked" if run.settings.dry_run else "marked"
         self.progress(f"{sum(deleted.values()):,} rows are gone from the source and {verb} as deleted")
         return deleted
-
-
-def _staged_keys(staging: StagingHook, entity: Entity, manifests: list[dict[str, Any]]) -> Iterator[pa.Array]:
-    for manifest in manifests:
-        for batch in batch_names(manifest):
-            for kind in ("clean", "rejects"):
-                yield staging.read(kind, entity.name, batch, ["legacy_id"]).column(0).combine_chunks()

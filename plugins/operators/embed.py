@@ -18,7 +18,7 @@ from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.hooks.vectors import VectorStore
-from plugins.operators.step import Clock, MigrationOperator, Run
+from plugins.operators.step import Clock, MigrationOperator, PartitionOperator, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,14 +34,11 @@ def skip_without_ai(run: Run) -> None:
         raise AirflowSkipException("dry run" if run.settings.dry_run else "enable_ai is off")
 
 
-class EmbedOperator(MigrationOperator):
+class EmbedOperator(PartitionOperator):
     """Embeds the documents of one partition."""
 
-    template_fields = ("partition",)
-
-    def __init__(self, *, partition: Any, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.partition = partition
         self._target = TargetPostgresHook()
 
     def step(self, run: Run) -> dict[str, int]:

@@ -15,17 +15,14 @@ from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
-from plugins.operators.step import Clock, MigrationOperator, Run
+from plugins.operators.step import Clock, PartitionOperator, Run
 
 
-class ExtractOperator(MigrationOperator):
+class ExtractOperator(PartitionOperator):
     """Extracts a partition; a repeated attempt goes on behind the last batch it finished."""
 
-    template_fields = ("partition",)
-
-    def __init__(self, *, partition: Any, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.partition = partition
         self._source = LegacyMdwHook()
 
     def step(self, run: Run) -> dict[str, Any]:

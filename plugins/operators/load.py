@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.core.batches import batch_names
+from include.core.batches import Partition, batch_names
 from include.core.errors import MigrationError
 from include.core.resolve import follow_survivors, split_merged, with_hashes
 from include.core.spec import Entity
@@ -19,13 +19,13 @@ from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.deduplicate import staged_survivors
-from plugins.operators.step import MigrationOperator, Run
+from plugins.operators.step import PartitionOperator, Run
 
 # Below this many rows a share says nothing.
 _ROWS_FOR_A_SHARE = 50
 
 
-class LoadOperator(MigrationOperator):
+class LoadOperator(PartitionOperator):
     """Loads the batches of one partition.
 
     Args:
@@ -33,11 +33,8 @@ class LoadOperator(MigrationOperator):
             instead of the others.
     """
 
-    template_fields = ("partition",)
-
-    def __init__(self, *, partition: Any, merged_rows: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, merged_rows: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.partition = partition
         self.merged_rows = merged_rows
         self._target = TargetPostgresHook()
 
@@ -49,10 +46,13 @@ class LoadOperator(MigrationOperator):
             tracking = TrackingHook(connection, run.run_id)
             known = _survivors(connection, staging, entity)
             loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
-            done = tracking.done_batches(entity.name, "loading", self._prefix)
+            partition = Partition.from_json(self.partition)
+            done = tracking.done_batches(entity.name, "loading", f"{self._prefix}{partition.name}")
             for name in batch_names(self.partition):
+                if f"{self._prefix}{name}" in done:
+                    continue
                 batch = self._batch(entity, staging, name, known)
-                if batch.name in done or (self.merged_rows and not batch.clean.num_rows):
+                if self.merged_rows and not batch.clean.num_rows:
                     continue
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                 with translated(TARGET, entity=entity.name, batch=batch.name):
@@ -66,7 +66,8 @@ class LoadOperator(MigrationOperator):
 
     @property
     def _prefix(self) -> str:
-        return ("merged-" if self.merged_rows else "") + f"p{self.partition['number']:03d}"
+        """What the ledger's names of this pass begin with."""
+        return "merged-" if self.merged_rows else ""
 
     def _batch(
         self, entity: Entity, staging: StagingHook, name: str, known: dict[str, pa.Table]
@@ -78,8 +79,9 @@ class LoadOperator(MigrationOperator):
             clean = split_merged(entity, clean, known[entity.name], only_merged=self.merged_rows)
             findings = findings_of(findings, clean)
             rejects = REJECT_SCHEMA.empty_table() if self.merged_rows else rejects
-        prefix = "merged-" if self.merged_rows else ""
-        return LoadBatch(f"{prefix}{name}", self.partition["label"], with_hashes(clean), rejects, findings)
+        return LoadBatch(
+            f"{self._prefix}{name}", self.partition["label"], with_hashes(clean), rejects, findings
+        )
 
     def _refuse_flood(self, tracking: TrackingHook, entity: Entity, most: float) -> None:
         sums = tracking.fates(entity.name)
@@ -110,6 +112,6 @@ def _survivors(connection: Any, staging: StagingHook, entity: Entity) -> dict[st
     found: dict[str, pa.Table] = {}
     for name in names:
         if ENTITIES[name].deduplicate:
-            here = staging.exists("dedup", name, "survivors")
-            found[name] = staged_survivors(staging, name) if here else survivors(connection, name)
+            staged = staged_survivors(staging, name)
+            found[name] = survivors(connection, name) if staged is None else staged
     return found

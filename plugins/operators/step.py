@@ -176,6 +176,20 @@ class MigrationOperator(BaseOperator):
         LOG.info("[migration] %-16s %s", self.phase, text)
 
 
+class PartitionOperator(MigrationOperator):
+    """Base of the steps that are mapped over partitions.
+
+    Args:
+        partition: a partition as JSON, or the manifest that the step before returned.
+    """
+
+    template_fields = ("partition",)
+
+    def __init__(self, *, partition: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.partition = partition
+
+
 class Clock:
     """Time and memory of one batch."""
 

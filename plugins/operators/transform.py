@@ -15,17 +15,11 @@ from include.entities import ENTITIES
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
-from plugins.operators.step import Clock, MigrationOperator, Run
+from plugins.operators.step import Clock, PartitionOperator, Run
 
 
-class TransformOperator(MigrationOperator):
+class TransformOperator(PartitionOperator):
     """Transforms the batches of one partition's manifest."""
-
-    template_fields = ("partition",)
-
-    def __init__(self, *, partition: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.partition = partition
 
     def step(self, run: Run) -> dict[str, Any]:
         """Returns the manifest it was given."""

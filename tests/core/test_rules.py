@@ -53,7 +53,6 @@ EVERY_RULE: dict[str, Rule] = {
     "constant": rules.constant("a"),
     "nothing": rules.constant(None),
     "numbered": rules.numbered("P", "x", 6),
-    "present": rules.present("x"),
     "identifier": rules.identifier("cases", "legacy_id"),
     "coded": rules.coded("x", CODES, "c"),
     "coded without meanings": rules.coded("x", CodeMap("e", {}, "d"), "c"),
@@ -102,11 +101,6 @@ def test_numbers_are_padded_but_never_cut() -> None:
         "P1234567",
         None,
     ]
-
-
-def test_presence_is_neither_null_nor_empty() -> None:
-    assert apply(rules.present("x"), "a", "", None, " ") == ["t", "f", "f", "t"]
-    assert apply(rules.present("x", empty="0"), "0", "1", "") == ["f", "t", "t"]
 
 
 def test_references_are_ids_and_say_what_happens_without_the_row() -> None:
