@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
+from airflow.sdk import DAG
 
-from airflow.sdk import DAG, Param, chain
-
-from include.core.settings import params
-from include.entities import ENTITIES
 from plugins import phases
+from plugins.form import form
 
 MANUAL = """
 ### Full migration: legacy MDW → Supabase
@@ -27,32 +24,28 @@ first run should be a dry run (the default): it predicts every count and writes 
 * `preparation.*`: a parameter, a connection or a schema is not as needed; nothing was written. Read the last
   lines of its log, repair, trigger again.
 * `extraction.*`, `transformation.*`: the source or a rule failed; nothing was written to the business tables.
-  Repair, then *Clear* the task with *Downstream*: finished batches are not read again.
-* `loading.*`: one batch was rolled back whole, all others stand. Repair, then *Clear* the task with
-  *Downstream*: it goes on with its first unfinished batch.
-* `ai_enhancement.*`: the embedding provider failed; loaded rows and stored vectors stand. Repair, then *Clear*
-  it with *Downstream*: stored vectors are not paid for again.
+* `loading.*`: one batch was rolled back whole, all others stand.
+* `ai_enhancement.*`: the embedding provider failed; loaded rows and stored vectors stand.
 * `validation.*`: the target is not what the source demands. Open the report: each failed check has sample keys.
+* `completion.close`: all is loaded and checked; only the report or the record of success is missing.
 
-`[RUN_STOPPED]` in a log only says that another task failed first. `completion.report` writes the report of every
-run, failed or not (but for refused parameters); its log names the place. docs/runbook.md explains every code.
+From `extraction.*` on: repair, then press *Clear Dag Run* on the run's page and choose *Clear only failed tasks*.
+What failed, and what the failure kept from running, runs again; finished batches are not read, loaded or embedded
+again. To repeat one task, press *Clear Task Instance* with *Downstream* chosen. The run then ends as completed, with
+a new report. A run whose code or mapping was changed meanwhile refuses to go on, and so does one behind which
+another run has loaded: trigger a new run, it does what is missing.
+
+Tasks of a completed run may be cleared in any order: they do nothing. To migrate again, trigger a new run.
+
+`[RUN_STOPPED]` in a log only says that another task failed first. `completion.close` writes the report of a run that
+succeeded, `completion.report` that of every other one (but for refused parameters); their logs name the place.
+docs/runbook.md explains every code.
+
+**One run at a time.** Whoever starts a second one, of this or another DAG and from wherever, is told with
+`[RUN_LOCKED]` which run holds the lock, who started it and since when. The lock of a run that is dead is taken over:
+at once when its process has ended or its Airflow calls it finished, else when it has given no sign of life for
+`MIGRATION_LOCK_GRACE_SECONDS` (default 900). A run that lost its lock writes nothing any more.
 """
-
-
-def _form() -> dict[str, Param]:
-    """The trigger form, from the same table that preparation checks against."""
-    form = {}
-    for param in params(ENTITIES, dry_run=True, environment=os.environ):
-        limits = {"minimum": param.minimum, "maximum": param.maximum}
-        schema = {key: value for key, value in limits.items() if value is not None}
-        if param.kind == "array":
-            schema |= {"items": {"enum": [*param.choices]}, "examples": [*param.choices]}
-        elif param.choices:
-            schema["enum"] = [*param.choices]
-        form[param.name] = Param(
-            param.default, type=param.kind, title=param.title, description=param.description, **schema
-        )
-    return form
 
 
 with DAG(
@@ -61,22 +54,8 @@ with DAG(
     doc_md=MANUAL,
     schedule=None,
     catchup=False,
-    max_active_runs=1,
-    params=_form(),
+    params=form("full"),
     tags=["mdw", "migration"],
     render_template_as_native_obj=True,
 ):
-    preparation, first, plans = phases.preparation()
-    extraction, extracted = phases.extraction(plans)
-    transformation, transformed = phases.transformation(extracted)
-    loading = phases.loading(transformed)
-    chain(
-        preparation,
-        extraction,
-        transformation,
-        phases.deduplication(transformed),
-        loading,
-        phases.ai_enhancement(plans, loading),
-        phases.validation(),
-        phases.completion(first),
-    )
+    phases.migration()

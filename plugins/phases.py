@@ -17,7 +17,7 @@ from plugins.operators.deduplicate import DeduplicateOperator
 from plugins.operators.delete import DeleteOperator
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
 from plugins.operators.extract import ExtractOperator
-from plugins.operators.load import LoadOperator
+from plugins.operators.load import LoadOperator, ReferencesOperator
 from plugins.operators.preflight import (
     CheckSettingsOperator,
     CheckSourceOperator,
@@ -26,7 +26,7 @@ from plugins.operators.preflight import (
     OpenRunOperator,
     PlanOperator,
 )
-from plugins.operators.report import ReportOperator
+from plugins.operators.report import CloseOperator, ReportOperator
 from plugins.operators.step import MigrationOperator
 from plugins.operators.transform import TransformOperator
 from plugins.operators.validate import CountsOperator, IntegrityOperator, KeySetsOperator
@@ -34,6 +34,24 @@ from plugins.operators.validate import CountsOperator, IntegrityOperator, KeySet
 _LABEL = "{{ task.partition['label'] }}"
 Mapped = dict[str, Any]
 """Entity → its mapped task."""
+
+
+def migration() -> None:
+    """All phases in their order, for the DAG being defined; full and incremental runs differ in what they read."""
+    prepared, first, plans = preparation()
+    extracting, extracted = extraction(plans)
+    transforming, transformed = transformation(extracted)
+    loading_group = loading(transformed)
+    chain(
+        prepared,
+        extracting,
+        transforming,
+        deduplication(transformed),
+        loading_group,
+        ai_enhancement(plans, loading_group),
+        validation(),
+        completion(first, loading_group),
+    )
 
 
 def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
@@ -106,12 +124,11 @@ def deduplication(transformed: Mapped) -> TaskGroup:
 
 
 def loading(transformed: Mapped) -> TaskGroup:
-    """Clean rows into the target, parents first; merged rows behind their survivors."""
+    """Clean rows into the target, parents first; merged rows behind their survivors, then those they affect."""
     tasks: Mapped = {}
     last: Mapped = {}
     with TaskGroup("loading", tooltip="One transaction per batch") as group:
-        manifests = {name: task.output for name, task in transformed.items()}
-        deleted = DeleteOperator(task_id="deleted_rows", manifests=manifests)
+        deleted = DeleteOperator(task_id="deleted_rows")
         for entity in ENTITIES.values():
             tasks[entity.name] = _load(entity, transformed)
             last[entity.name] = tasks[entity.name]
@@ -121,6 +138,10 @@ def loading(transformed: Mapped) -> TaskGroup:
                 tasks[entity.name] >> last[entity.name]
             for parent in entity.parents:
                 last[parent] >> tasks[entity.name]
+            if entity.references:
+                references = ReferencesOperator(task_id=f"{entity.name}_references", entity=entity.name)
+                last[entity.name] >> references
+                last[entity.name] = references
     return group
 
 
@@ -155,13 +176,18 @@ def validation() -> TaskGroup:
     return group
 
 
-def completion(first: CheckSettingsOperator) -> TaskGroup:
-    """The report, always; a teardown, so that it cannot hide a failure.
+def completion(first: CheckSettingsOperator, loading: TaskGroup) -> TaskGroup:
+    """Success is recorded by an ordinary last task, failure by a teardown, which always runs.
 
+    The teardown waits for every single task: a failure reaches the last ones at once, while others still write.
     With on_failure_fail_dagrun it would be the one task that decides, and turn every failed run green.
     """
     with TaskGroup("completion", tooltip="Report and true state") as group:
-        ReportOperator(task_id="report", trigger_rule="all_done").as_teardown(
+        close = CloseOperator(task_id="close")
+        report = ReportOperator(task_id="report", closing=close.task_id, trigger_rule="all_done").as_teardown(
             setups=first, on_failure_fail_dagrun=False
         )
+        # As in ai_enhancement: what is skipped on the way here waits for nobody.
+        close.set_upstream(list(loading.iter_tasks()))
+        report.set_upstream([task for task in loading.dag.tasks if task is not report])
     return group

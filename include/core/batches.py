@@ -17,12 +17,17 @@ MOST_PARTITIONS = 24
 
 @dataclass(frozen=True)
 class Partition:
-    """A key range ``low <= key < high``; None is open, so that the ranges of an entity cover every key."""
+    """A key range ``low <= key < high``; None is open, so that the ranges of an entity cover every key.
+
+    Attributes:
+        selected: so many rows of it are read, by keys that preparation staged; None for all of them.
+    """
 
     entity: str
     number: int
     low: int | None
     high: int | None
+    selected: int | None = None
 
     @property
     def name(self) -> str:
@@ -32,6 +37,8 @@ class Partition:
     @property
     def label(self) -> str:
         """What a person reads on the mapped task: entity and key range."""
+        if self.selected is not None:
+            return f"{self.entity} {self.selected} changed"
         low = "start" if self.low is None else str(self.low)
         high = "end" if self.high is None else str(self.high)
         return f"{self.entity} {low} to {high}"
@@ -43,7 +50,7 @@ class Partition:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Partition:
         """From XCom; further keys are ignored."""
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
 
 def partition_rows(rows: int, batch_size: int, at_least: int = PARTITION_ROWS) -> int:

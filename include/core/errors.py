@@ -164,6 +164,12 @@ def _kinds() -> Iterable[ErrorKind]:
         "Choose the provider the target was deployed for, or run with enable_ai=false.",
     )
     yield ErrorKind(
+        "NO_FULL_RUN",
+        config,
+        "No full migration was ever completed, so there is nothing that changes could be compared with.",
+        "Trigger `mdw_full_migration` (dry_run=false, all entities), or allow_initial_full=true here.",
+    )
+    yield ErrorKind(
         "RUN_STOPPED",
         data,
         "Another task of this run failed, and fail_fast stops the rest.",
@@ -176,6 +182,32 @@ def _kinds() -> Iterable[ErrorKind]:
         "Clear `preparation.open_run` and what follows it, or trigger a new run.",
     )
     yield ErrorKind(
+        "RUN_LOCKED",
+        config,
+        "Another run is migrating into this target, and only one may at a time.",
+        "Wait for the named run to end, then trigger again. If it is dead, mark it as failed in the Airflow that "
+        "started it: the next run there then takes the lock over at once, any other one when it has given no sign "
+        "of life for MIGRATION_LOCK_GRACE_SECONDS.",
+    )
+    yield ErrorKind(
+        "RUN_LOST",
+        config,
+        "This run gave no sign of life for too long, and its lock was taken from it; it wrote nothing since.",
+        "Trigger a new run when the present one has ended: it does what is missing.",
+    )
+    yield ErrorKind(
+        "RUN_SUPERSEDED",
+        config,
+        "Another run has loaded since this one failed, so what this one has staged is out of date.",
+        "Trigger a new run: it does what is missing.",
+    )
+    yield ErrorKind(
+        "RUN_CODE_CHANGED",
+        config,
+        "The code or the mapping is another one than this run was opened with, and a run never mixes two.",
+        "Trigger a new run: it does what is missing, for every row remembers what it was made by.",
+    )
+    yield ErrorKind(
         "STORAGE_UNWRITABLE",
         config,
         "The place for staged files or for reports cannot be written.",
@@ -185,7 +217,7 @@ def _kinds() -> Iterable[ErrorKind]:
         "STAGING_MISSING",
         transform,
         "A staged file that this step reads is gone.",
-        "Clear the extraction task of the entity together with what follows it.",
+        "Trigger a new run: what was loaded is remembered row by row and is not written again.",
     )
     yield ErrorKind(
         "TRANSFORM_FAILED",

@@ -18,7 +18,10 @@ from typing import Any
 
 from include.core.errors import MigrationError
 
-_SHIPPED = Path(__file__).parent.parent / "mappings" / "codes.toml"
+_INCLUDE = Path(__file__).parent.parent
+# Core files that have no part in what a row becomes.
+_NO_RULES = {"drift.py", "errors.py", "notes.py", "report.py", "settings.py", "tracking.py"}
+_SHIPPED = _INCLUDE / "mappings" / "codes.toml"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,17 @@ def mapping_version() -> str:
     content = json.dumps(configuration(), sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     return f"{configuration()['version']}-{digest}"
+
+
+@cache
+def rules_version() -> str:
+    """A digest of the code that says how rows are read and transformed: the entities and the core."""
+    digest = hashlib.sha256()
+    for folder in ("core", "entities"):
+        for path in sorted((_INCLUDE / folder).glob("*.py")):
+            if path.name not in _NO_RULES:
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _read_override(path: Path, shipped: Mapping[str, Any]) -> dict[str, Any]:

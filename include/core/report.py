@@ -10,8 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from include.core.notes import Note
+
 FATES = ("inserted", "updated", "unchanged", "merged", "rejected", "skipped")
-PHASES = ("extraction", "transformation", "deduplication", "loading", "ai_enhancement", "validation")
+PHASES = (
+    "extraction",
+    "transformation",
+    "deduplication",
+    "loading",
+    "references",
+    "ai_enhancement",
+    "validation",
+)
+_ENTITY_COLUMNS = ("entity", "source_rows", "read", *FATES, "followed", "deleted", "seconds")
 _MOST_LISTED = 50
 
 
@@ -24,6 +35,8 @@ def build(
     failed_tasks: Sequence[str],
     order: Sequence[str],
     now: datetime,
+    notes: Sequence[Note] = (),
+    source_rows: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Put the report together.
 
@@ -31,9 +44,10 @@ def build(
         run: the row of migration.runs; None when the run failed before it was opened.
         order: entities, parents first.
         now: when the report is made.
+        source_rows: entity to the rows the source has; an incremental run reads a part of them.
     """
-    loading = [batch for batch in batches if batch["phase"] == "loading"]
-    entities = [_entity(name, loading) for name in order if any(b["entity"] == name for b in loading)]
+    loaded = {batch["entity"] for batch in batches if batch["phase"] == "loading"}
+    entities = [_entity(name, batches, source_rows or {}) for name in order if name in loaded]
     failed_checks = [dict(c) for c in checks if not c["passed"] and c["severity"] == "fail"]
     succeeded = run is not None and not failed_tasks
     return {
@@ -45,6 +59,7 @@ def build(
         "seconds": round((now - run["started_at"]).total_seconds(), 1) if run else None,
         "failed_tasks": list(failed_tasks),
         "next_steps": _next_steps(run, failed_tasks, failed_checks),
+        "notes": _notes(notes),
         "entities": entities,
         "phases": [_phase(name, batches) for name in PHASES if any(b["phase"] == name for b in batches)],
         "checks": {
@@ -59,16 +74,30 @@ def build(
     }
 
 
-def _entity(name: str, loading: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    mine = [batch for batch in loading if batch["entity"] == name]
-    seconds = sum(batch["seconds"] or 0 for batch in mine)
-    rows = sum(batch["extracted"] for batch in mine)
-    sums = {fate: sum(batch[fate] for batch in mine) for fate in FATES}
+def _notes(notes: Sequence[Note]) -> list[dict[str, Any]]:
+    """Warnings first."""
+    return [
+        {"code": note.code, "severity": note.kind.severity, "text": note.text, "facts": dict(note.facts)}
+        for note in sorted(notes, key=lambda note: note.kind.severity != "warn")
+    ]
+
+
+def _entity(
+    name: str, batches: Sequence[Mapping[str, Any]], source_rows: Mapping[str, int]
+) -> dict[str, Any]:
+    mine = [batch for batch in batches if batch["entity"] == name]
+    loading = [batch for batch in mine if batch["phase"] == "loading"]
+    seconds = sum(batch["seconds"] or 0 for batch in loading)
+    rows = sum(batch["extracted"] for batch in loading)
+    sums = {fate: sum(batch[fate] for batch in loading) for fate in FATES}
     return {
         "entity": name,
-        "source_rows": rows,
+        "source_rows": source_rows.get(name, rows),
+        "read": rows,
         **sums,
-        "deleted": sum(batch["deleted"] for batch in mine),
+        # Not read, but what they refer to changed.
+        "followed": sum(batch["extracted"] for batch in mine if batch["phase"] == "references"),
+        "deleted": sum(batch["deleted"] for batch in loading),
         "seconds": round(seconds, 3),
         "rows_per_second": round(rows / seconds) if seconds else None,
     }
@@ -117,19 +146,23 @@ def _next_steps(
 
 def headline(report: Mapping[str, Any]) -> str:
     """One line: what kind of run, how it ended."""
-    rows = sum(entity["source_rows"] for entity in report["entities"])
+    rows, read = (sum(entity[name] for entity in report["entities"]) for name in ("source_rows", "read"))
+    part = f"{read:,} of " if report["type"] == "incremental" else ""
     checks = report["checks"]
     took = "" if report["seconds"] is None else f" in {report['seconds']:,.0f} s"
     return (
-        f"{report['mode'].upper()} {report['status']}: {rows:,} rows of {len(report['entities'])} entities{took},"
+        f"{report['mode'].upper()} {report['status']}: {part}{rows:,} rows of {len(report['entities'])} entities{took},"
         f" {checks['passed']} checks passed, {checks['failed']} failed"
     )
 
 
 def as_text(report: Mapping[str, Any]) -> str:
     """The summary for a terminal."""
-    columns = ("entity", "source_rows", *FATES, "deleted", "seconds", "rows_per_second")
-    lines = [headline(report), "", *_table(columns, report["entities"])]
+    columns = (*_ENTITY_COLUMNS, "rows_per_second")
+    lines = [headline(report), ""]
+    if report["notes"]:
+        lines += ["Notes", *(f"  {note['severity']}: {note['text']}" for note in report["notes"]), ""]
+    lines += _table(columns, report["entities"])
     phase_columns = ("phase", "batches", "rows", "wall_seconds", "rows_per_second", "peak_memory_mb")
     lines += ["", *_table(phase_columns, report["phases"])]
     if report["findings"]:
@@ -179,9 +212,10 @@ def as_html(report: Mapping[str, Any]) -> str:
         f"<h1 class='{'failed' if failed else 'ok'}'>{html.escape(headline(report))}</h1>",
         f"<p>Run {html.escape(str(report['run_id']))}, started {html.escape(str(report['started_at']))}</p>",
         f"<h2>What to do next</h2><ul>{steps}</ul>",
+        _html_table("Notes", ("severity", "text"), report["notes"]),
         _html_table(
             "Rows and their fates",
-            ("entity", "source_rows", *FATES, "deleted", "seconds"),
+            _ENTITY_COLUMNS,
             report["entities"],
         ),
         _html_table(

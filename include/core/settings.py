@@ -48,19 +48,27 @@ class Settings:
     fail_fast: bool
     keep_staging: bool
     log_level: str
+    allow_initial_full: bool = False
+    redrive: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For the run's record; there are no secrets among parameters."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def params(entities: Collection[str], *, dry_run: bool, environment: Mapping[str, str]) -> list[Param]:
-    """Every parameter with its default; ``environment`` overrides defaults by name of variable."""
+def params(entities: Collection[str], *, kind: str, environment: Mapping[str, str]) -> list[Param]:
+    """Every parameter with its default.
+
+    Args:
+        entities: names that may be chosen.
+        kind: full, which is a dry run unless told otherwise, or incremental, which runs every night.
+        environment: overrides defaults by name of variable.
+    """
     declared = [
         Param(
             "dry_run",
             "boolean",
-            dry_run,
+            kind == "full",
             "Dry run",
             "Run everything up to loading and predict every count exactly, writing nothing to the business tables.",
         ),
@@ -142,7 +150,28 @@ def params(entities: Collection[str], *, dry_run: bool, environment: Mapping[str
             choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         ),
     ]
+    if kind == "incremental":
+        declared += _incremental_params()
     return [_with_default(param, environment) for param in declared]
+
+
+def _incremental_params() -> list[Param]:
+    return [
+        Param(
+            "allow_initial_full",
+            "boolean",
+            False,
+            "Allow an initial full load",
+            "Where no full migration was completed yet, load everything instead of stopping.",
+        ),
+        Param(
+            "redrive",
+            "boolean",
+            False,
+            "Only quarantined rows",
+            "Retry the rows in quarantine and nothing else, for instance after their data or a mapping was repaired.",
+        ),
+    ]
 
 
 def check(values: Mapping[str, Any], known: Collection[Param]) -> Settings:

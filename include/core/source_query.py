@@ -1,6 +1,11 @@
 """The SQL sent to the legacy database: only what PostgreSQL 9.5 knows, only SELECT.
 
-Names come from entity files, key bounds are whole numbers; nothing else is ever put into a statement.
+Names come from entity files, keys are whole numbers; nothing else is ever put into a statement.
+
+The *version* of a row tells whether anything it is made of was written since: an MD5 over ``xmin``, the
+transaction that wrote it, of every table row it is read from, and over the value of whatever the source
+computes for it. An update, however it was sent, changes ``xmin``; VACUUM does not, nor does time; a row that
+is gone from a join or a list shows in its absence (docs/decisions/0013-row-versions.md).
 """
 
 from __future__ import annotations
@@ -8,34 +13,63 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from include.core.batches import Partition
-from include.core.spec import Entity, Source, Table, columns_of, outputs_of
+from include.core.spec import VERSION, Entity, Source, Table, columns_of, outputs_of
 
 Columns = Mapping[str, Collection[str]]
-"""Table name to the columns that the connected source has."""
+"""Table name to the columns that the connected source has; ``xmin`` among them where rows have one (no view)."""
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def select_rows(entity: Entity, existing: Columns, partition: Partition, after: int | None = None) -> str:
-    """Rows of a partition as COPY sends them, in key order, with every column as text.
+def select_rows(
+    entity: Entity,
+    existing: Columns,
+    partition: Partition,
+    after: int | None = None,
+    keys: Collection[int] | None = None,
+) -> str:
+    """Rows of a partition as COPY sends them, in key order, every column as text, the row's version last.
 
     Args:
         existing: what the source has; optional columns it lacks are read as NULL.
         after: resume behind this key.
+        keys: only rows with one of these keys; rows without a key when there are none.
     """
     source = entity.source
-    columns = [f"{source.key} AS legacy_id"]
-    for table in source.tables:
-        columns += [
-            f"{_column(table, name, existing)} AS {_quoted(f'{table.alias}.{name}')}"
-            for name in outputs_of(table)
-        ]
-    columns += [f"{_filled(source, e.sql, existing)} AS {_quoted(e.name)}" for e in source.expressions]
-    where = _range(source.partition_by, partition, after)
+    where = _range(source.partition_by, partition, after) if keys is None else _among(source, keys)
     order = [source.partition_by, *(["t.id"] if source.partition_by != "t.id" else [])]
-    select = f"SELECT {', '.join(columns)} FROM {_from(source, existing)}{where} ORDER BY {', '.join(order)}"
+    selected = (
+        f"SELECT {', '.join([*_values(source, existing), *_transactions(source, existing)])}"
+        f" FROM {_from(source, existing)}{where} ORDER BY {', '.join(order)}"
+    )
+    columns = ", ".join(f"r.{_quoted(name)}" for name in source.raw_columns if name != VERSION)
+    ordered = ", ".join(f"r.{_quoted(name)}" for name in order)
+    # OFFSET 0: the expressions are not to be evaluated once for the row and once for its version.
+    return (
+        f"COPY (SELECT {columns}, {_version(source, existing)} FROM ({selected} OFFSET 0) r ORDER BY {ordered})"
+        " TO STDOUT WITH (FORMAT csv)"
+    )
+
+
+def select_versions(entity: Entity, existing: Columns) -> str:
+    """Legacy id, partition key and version of every row to be migrated; no key at all is the empty text.
+
+    Of rows that are shaped into one, the versions are put together in the order of their ids.
+    """
+    source = entity.source
+    parts = [f"coalesce({source.key}, '') AS legacy_id", f"{source.partition_by} AS partition_key"]
+    parts += _computed(source, existing) + _transactions(source, existing)
+    rows = f"(SELECT {', '.join(parts)}, t.id AS row_id FROM {_from(source, existing)}) r"
+    version = _version(source, existing)
+    if entity.shape is None:
+        select = f"SELECT r.legacy_id, r.partition_key, {version} FROM {rows}"
+    else:
+        select = (
+            f"SELECT r.legacy_id, min(r.partition_key), md5(string_agg({version}, '' ORDER BY r.row_id))"
+            f" FROM {rows} GROUP BY r.legacy_id"
+        )
     return f"COPY ({select}) TO STDOUT WITH (FORMAT csv)"
 
 
@@ -80,6 +114,60 @@ def _newer(source: Source, horizon: int) -> str:
     return f"age({source.tables[0].alias}.xmin) <= age('{int(horizon) % 2**32}'::xid)"
 
 
+def _values(source: Source, existing: Columns) -> list[str]:
+    """Every raw column."""
+    columns = [f"{source.key} AS legacy_id"]
+    for table in source.tables:
+        columns += _outputs(table, existing)
+    return columns + _expressions(source, existing)
+
+
+def _computed(source: Source, existing: Columns) -> list[str]:
+    """The raw columns whose values are part of the version."""
+    columns = [
+        column
+        for table in source.tables
+        if not _has_transaction(table, existing)
+        for column in _outputs(table, existing)
+    ]
+    return columns + _expressions(source, existing)
+
+
+def _outputs(table: Table, existing: Columns) -> list[str]:
+    return [
+        f"{_column(table, name, existing)} AS {_quoted(f'{table.alias}.{name}')}"
+        for name in outputs_of(table)
+    ]
+
+
+def _expressions(source: Source, existing: Columns) -> list[str]:
+    return [f"{_filled(source, e.sql, existing)} AS {_quoted(e.name)}" for e in source.expressions]
+
+
+def _has_transaction(table: Table, existing: Columns) -> bool:
+    """Whether the rows of a table tell which transaction wrote them; those of views and sub-selects do not."""
+    return not table.sql and "xmin" in existing.get(table.name, ())
+
+
+def _transactions(source: Source, existing: Columns) -> list[str]:
+    tables = [table for table in source.tables if _has_transaction(table, existing)]
+    return [f"{table.alias}.xmin AS {_quoted(f'{table.alias}.xmin')}" for table in tables]
+
+
+def _version(source: Source, existing: Columns) -> str:
+    names = [
+        name
+        for table in source.tables
+        for name in (
+            [f"{table.alias}.xmin"]
+            if _has_transaction(table, existing)
+            else [f"{table.alias}.{name}" for name in outputs_of(table)]
+        )
+    ]
+    names += [expression.name for expression in source.expressions]
+    return f"md5(ROW({', '.join(f'r.{_quoted(name)}' for name in names)})::text)"
+
+
 def _column(table: Table, name: str, existing: Columns) -> str:
     if name not in table.optional or name in existing.get(table.name, ()):
         return f"{table.alias}.{_quoted(name)}"
@@ -111,6 +199,12 @@ def _joins_for_key(source: Source, existing: Columns) -> str:
     """Joins are needed for the keys only where the key reads a joined table."""
     reads_joined = any(f"{table.alias}." in source.key for table in source.tables[1:])
     return _from(source, existing).removeprefix(_from_first(source, existing)) if reads_joined else ""
+
+
+def _among(source: Source, keys: Collection[int]) -> str:
+    listed = ",".join(str(int(key)) for key in keys)
+    condition = f"= ANY ('{{{listed}}}'::bigint[])" if keys else "IS NULL"
+    return f" WHERE {source.partition_by} {condition}"
 
 
 def _range(column: str, partition: Partition, after: int | None) -> str:

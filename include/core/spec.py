@@ -17,6 +17,10 @@ from include.core.findings import kind_of
 from include.embedding.documents import DocumentSpec, refuse_health_columns
 
 
+VERSION = "source_version"
+"""Name of the column, raw and clean, that tells one version of a source row from another (source_query.py)."""
+
+
 class Kind(StrEnum):
     """A family of source types that one rule can read; a column of another family is drift."""
 
@@ -95,9 +99,9 @@ class Source:
 
     @property
     def raw_columns(self) -> tuple[str, ...]:
-        """Names of the raw batch's columns, in the query's order."""
+        """Names of the raw batch's columns, in the query's order; the row's version comes last."""
         plain = [f"{table.alias}.{column}" for table in self.tables for column in outputs_of(table)]
-        return ("legacy_id", *plain, *(expression.name for expression in self.expressions))
+        return ("legacy_id", *plain, *(expression.name for expression in self.expressions), VERSION)
 
     def all_tables(self) -> tuple[Table, ...]:
         """Every table the query touches."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +12,7 @@ import pyarrow.compute as pc
 
 from include.core import jsontext
 from include.core.ids import target_ids
-from include.core.spec import Batch, Entity
+from include.core.spec import VERSION, Batch, Entity
 
 REJECT_SCHEMA = pa.schema({name: pa.string() for name in ("legacy_id", "code", "column", "payload")})
 FINDING_SCHEMA = pa.schema({name: pa.string() for name in ("legacy_id", "code", "column")})
@@ -21,7 +23,7 @@ class Transformed:
     """The result for one batch; ``len(clean) + len(rejects)`` is the number of rows to be migrated.
 
     Attributes:
-        clean: ``legacy_id``, ``id`` and the entity's columns, all as PostgreSQL text.
+        clean: ``legacy_id``, ``id``, the entity's columns and ``source_version``, all as PostgreSQL text.
         rejects: legacy_id, code, column, payload (the raw row as JSON; restricted).
         findings: legacy_id, code, column; of clean rows only.
     """
@@ -33,7 +35,8 @@ class Transformed:
 
 def clean_schema(entity: Entity) -> pa.Schema:
     """Columns of an entity's clean rows."""
-    return pa.schema({name: pa.string() for name in ("legacy_id", "id", *(c.name for c in entity.columns))})
+    names = ("legacy_id", "id", *(column.name for column in entity.columns), VERSION)
+    return pa.schema({name: pa.string() for name in names})
 
 
 def transform(entity: Entity, raw: pa.Table) -> Transformed:
@@ -42,16 +45,31 @@ def transform(entity: Entity, raw: pa.Table) -> Transformed:
     Args:
         raw: string columns as named by ``entity.source.raw_columns``.
     """
+    versions, raw = raw.column(VERSION).combine_chunks(), raw.drop_columns([VERSION])
     batch = Batch(raw if entity.shape is None else entity.shape(raw))
     _reject_bad_keys(batch)
     arrays = {column.name: column.rule(batch) for column in entity.columns}
     rejected = _any([rows for rows, _, _ in batch.rejects], len(batch))
     keep = pc.invert(rejected)
     legacy_id = pc.if_else(keep, batch.legacy_id, pa.scalar(None, pa.string()))
+    version = _put_together(raw, versions, batch.legacy_id) if entity.shape else versions
     clean = pa.table(
-        [batch.legacy_id, target_ids(entity.name, legacy_id), *arrays.values()], schema=clean_schema(entity)
+        [batch.legacy_id, target_ids(entity.name, legacy_id), *arrays.values(), version],
+        schema=clean_schema(entity),
     )
     return Transformed(clean.filter(keep), _rejects(batch), _findings(batch, keep))
+
+
+def _put_together(raw: pa.Table, versions: pa.Array, legacy_id: pa.Array) -> pa.Array:
+    """Versions of rows made of several raw rows, as the source computes them (``select_versions``)."""
+    parts: defaultdict[str | None, list[str]] = defaultdict(list)
+    for key, version in zip(raw.column("legacy_id").to_pylist(), versions.to_pylist(), strict=True):
+        parts[key].append(version or "")
+    digests = {
+        key: hashlib.md5("".join(some).encode(), usedforsecurity=False).hexdigest()
+        for key, some in parts.items()
+    }
+    return pa.array([digests[key] for key in legacy_id.to_pylist()], pa.string())
 
 
 def _reject_bad_keys(batch: Batch) -> None:

@@ -7,7 +7,7 @@ a bottleneck when it lasted longer than the 95th percentile of its transition, g
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.core.rules import boolean, copy, json_boolean, json_number, metadata, refers
+from include.core.rules import copy, json_boolean, json_number, metadata, refers
 from include.core.spec import Batch, Column, Entity, Expression, OnMissing, Source, Table
 from include.entities.instruction_states import STATE_COLUMNS, state_name
 
@@ -32,15 +32,13 @@ def _before(value: str) -> str:
     )
 
 
+_MINUTES = _before("EXTRACT(EPOCH FROM t.changed_at - b.changed_at) / 60")
+
+
 def _minutes(batch: Batch) -> pa.Array:
     """Whole minutes since the row before."""
     minutes = pc.floor(pc.cast(batch.text("minutes"), pa.float64()))
     return pc.cast(pc.cast(minutes, pa.int64()), pa.string())
-
-
-def _bottleneck(batch: Batch) -> pa.Array:
-    minutes, slow = (pc.cast(batch.text(name), pa.float64()) for name in ("minutes", "q.slow_minutes"))
-    return boolean(pc.fill_null(pc.greater(minutes, slow), False))
 
 
 ENTITY = Entity(
@@ -54,14 +52,15 @@ ENTITY = Entity(
                 "q",
                 columns={},
                 sql=_SLOW,
-                outputs=("slow_minutes",),
                 join=f"q.from_status = ({_before('b.status')}) AND q.to_status = t.status",
             ),
         ),
         expressions=(
             Expression("from_status", f"({_before('b.status')})"),
             Expression("from_on", f"({_before(_ON)})"),
-            Expression("minutes", f"({_before('EXTRACT(EPOCH FROM t.changed_at - b.changed_at) / 60')})"),
+            Expression("minutes", f"({_MINUTES})"),
+            # Not the percentile itself: any new state moves it, and all rows would count as changed.
+            Expression("is_slow", f"coalesce(({_MINUTES}) > q.slow_minutes, false)"),
         ),
     ),
     columns=(
@@ -72,7 +71,7 @@ ENTITY = Entity(
         Column("to_state", state_name("t.status", "to_state")),
         Column("duration_minutes", _minutes),
         refers("actor_id", "profiles", "t.actor_id", OnMissing.CLEAR),
-        Column("bottleneck_detected", _bottleneck),
+        Column("bottleneck_detected", copy("is_slow")),
         metadata(
             actor_id=json_number("t.actor_id"),
             status=json_number("t.status"),

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from psycopg import sql
 
 from include.core import jsontext
-from include.core.copytext import format_rows, parse_rows
-from include.core.mapping import mapping_version
+from include.core.copytext import format_rows
+from include.core.mapping import mapping_version, rules_version
 from include.core.spec import Entity
 from include.core.tracking import Fates, total
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA
@@ -45,15 +45,10 @@ class LoadBatch:
         return digest.hexdigest()
 
 
-def survivors(connection: psycopg.Connection[tuple[Any, ...]], entity: str) -> pa.Table:
-    """Merged rows known from earlier runs: legacy_id, survivor_id (legacy ids)."""
-    query = sql.SQL(
-        "COPY (SELECT m.legacy_id, s.legacy_id FROM migration.id_map m JOIN migration.id_map s"
-        " ON s.entity = m.entity AND s.target_id = m.survivor_id"
-        " WHERE m.entity = {} AND m.state = 'merged') TO STDOUT WITH (FORMAT csv)"
-    ).format(entity)
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        return parse_rows(b"".join(bytes(row) for row in copy), ["legacy_id", "survivor_id"])
+def merged_ids(connection: psycopg.Connection[tuple[Any, ...]], run_id: str, entity: str) -> pa.Array:
+    """Target ids of all merged rows: as deduplication decided in this run, else as they are."""
+    rows = connection.execute("SELECT id::text FROM migration.survivors_of(%s, %s)", [run_id, entity])
+    return pa.array([row[0] for row in rows], pa.string())
 
 
 def refresh_statistics(connection: psycopg.Connection[tuple[Any, ...]], entity: str) -> None:
@@ -90,6 +85,7 @@ class BatchLoader:
         """
         started = time.monotonic()
         with self._connection.transaction():
+            self._tracking.hold_lock()
             fates = self._rehearsed(batch) if self._dry_run else self._loaded(batch)
             seconds = time.monotonic() - started
             self._tracking.record_batch(
@@ -100,24 +96,68 @@ class BatchLoader:
             )
         return fates, seconds
 
+    def load_affected(self, name: str, most: int, attempt: int) -> Fates:
+        """Merge rows of the target again whose references fit no more, though the source did not touch them.
+
+        They are no rows of the source's extract, so they have a place of their own in the ledger: the phase
+        ``references``.
+
+        Args:
+            name: of the batch.
+            most: rows to take at once.
+        """
+        started = time.monotonic()
+        with self._connection.transaction():
+            self._tracking.hold_lock()
+            if self._dry_run:
+                with self._connection.transaction(force_rollback=True):
+                    self._defer_references()
+                    fates = self._merge_affected(most)
+                    planned = self._written(
+                        [row[0] for row in self._connection.execute("SELECT legacy_id FROM pg_temp.stage")]
+                    )
+                self._plan(planned)
+            else:
+                fates = self._merge_affected(most)
+            if fates.extracted:
+                seconds = time.monotonic() - started
+                self._tracking.record_batch(
+                    LedgerRow(self._entity.name, "references", name, "", fates, attempt, seconds)
+                )
+        return fates
+
+    def _merge_affected(self, most: int) -> Fates:
+        execute = self._connection.execute
+        execute("SELECT migration.open_stage(%s)", [self._entity.name])
+        execute("SELECT migration.stage_affected(%s, %s, %s)", [self._run_id, self._entity.name, most])
+        return self._apply()
+
     def _rehearsed(self, batch: LoadBatch) -> Fates:
         """Fates of a batch that is taken back; its children find it among the planned ids."""
         keys = [table.column("legacy_id").to_pylist() for table in (batch.clean, batch.rejects)]
         with self._connection.transaction(force_rollback=True):
             self._defer_references()
             fates = self._loaded(batch)
-            written = self._connection.execute(
-                "SELECT array_agg(target_id), array_agg(state = 'quarantined') FROM migration.id_map"
-                " WHERE entity = %s AND last_run = %s AND legacy_id = ANY (%s)",
-                [self._entity.name, self._run_id, [*keys[0], *keys[1]]],
-            ).fetchone()
+            planned = self._written([*keys[0], *keys[1]])
+        self._plan(planned)
+        return fates
+
+    def _written(self, keys: list[str]) -> tuple[Any, ...]:
+        """Ids of those rows that this run wrote, and whether they are no rows of the target now."""
+        row = self._connection.execute(
+            "SELECT array_agg(target_id), array_agg(state = 'quarantined') FROM migration.id_map"
+            " WHERE entity = %s AND last_run = %s AND legacy_id = ANY (%s)",
+            [self._entity.name, self._run_id, keys],
+        ).fetchone()
+        return row or (None, None)
+
+    def _plan(self, written: tuple[Any, ...]) -> None:
         self._connection.execute(
             "INSERT INTO migration.planned_ids (run_id, id, deleted)"
             " SELECT %s, * FROM unnest(%s::uuid[], %s::boolean[]) ON CONFLICT (run_id, id) DO UPDATE"
             " SET deleted = excluded.deleted",
-            [self._run_id, *(written or (None, None))],
+            [self._run_id, *written],
         )
-        return fates
 
     def _defer_references(self) -> None:
         """Parents of a rehearsed row may have been taken back: the merge checks them against planned ids instead."""
@@ -187,9 +227,15 @@ class BatchLoader:
         self._copy("stage", clean)
         self._copy("stage_rejects", rejects)
         self._copy("stage_findings", findings)
+        return self._apply()
+
+    def _apply(self) -> Fates:
+        """Decide and apply the fates of what is staged."""
+        entity, execute = self._entity.name, self._connection.execute
         execute("SELECT migration.classify_stage(%s, %s)", [self._run_id, entity])
         row = execute(
-            "SELECT * FROM migration.apply_stage(%s, %s, %s)", [self._run_id, entity, mapping_version()]
+            "SELECT * FROM migration.apply_stage(%s, %s, %s, %s)",
+            [self._run_id, entity, mapping_version(), rules_version()],
         ).fetchone()
         if row is None:
             raise LookupError("migration.apply_stage returned nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -61,30 +62,30 @@ class Comparison:
         """Keys of the source now against the fates of rows.
 
         Rows that came or went while the run was under way are told apart: what is newer than the run's
-        horizon is left to the next run, what this run extracted was there when it was read.
+        horizon is left to the next run, what was there when the run was planned, or was extracted, left since.
         """
         run = self._tracking.facts("runs")[0]
         with self._connection.transaction(force_rollback=True):
             self._keep_keys("source_keys", source.keys(entity))
             missing = "SELECT legacy_id FROM source_keys EXCEPT (" + _FATES + ")"
             gone = "(" + _FATES + ") EXCEPT SELECT legacy_id FROM source_keys"
-            if self._keys(missing, entity, limit=1):
-                self._keep_keys("arrived", source.keys_since(entity, run["source_horizon"]))
-                yield self._none(
-                    "keys_without_fate", entity, 2, missing + " EXCEPT SELECT legacy_id FROM arrived"
-                )
-                yield self._none("keys_arrived", entity, 2, missing, severity="warn")
-            else:
-                yield self._none("keys_without_fate", entity, 2, missing)
             back = (
                 "SELECT legacy_id FROM migration.id_map WHERE entity = {entity} AND state = 'deleted'"
                 " INTERSECT SELECT legacy_id FROM source_keys"
             )
-            yield self._none("keys_deleted_but_there", entity, 2, back)
+            if self._keys(f"({missing}) UNION ({back})", entity, limit=1):
+                self._keep_keys("arrived", source.keys_since(entity, run["source_horizon"]))
+                newer = " EXCEPT SELECT legacy_id FROM arrived"
+                yield self._none("keys_without_fate", entity, 2, missing + newer)
+                yield self._none("keys_deleted_but_there", entity, 2, f"({back}){newer}")
+                yield self._none("keys_arrived", entity, 2, missing, severity="warn")
+            else:
+                yield self._none("keys_without_fate", entity, 2, missing)
+                yield self._none("keys_deleted_but_there", entity, 2, back)
             if self._keys(gone, entity, limit=1):
-                self._keep_keys("extracted", self._extracted(entity, staging))
+                self._keep_keys("seen", self._seen(entity, staging))
                 yield self._none(
-                    "keys_without_source", entity, 2, f"({gone}) EXCEPT SELECT legacy_id FROM extracted"
+                    "keys_without_source", entity, 2, f"({gone}) EXCEPT SELECT legacy_id FROM seen"
                 )
                 yield self._none("keys_left", entity, 2, gone, severity="warn")
             else:
@@ -166,10 +167,11 @@ class Comparison:
             )
             yield self._none(f"merged_{column}", entity, 4, left, **names)
 
-    def _extracted(self, entity: Entity, staging: StagingHook) -> Iterable[pa.Array]:
+    def _seen(self, entity: Entity, staging: StagingHook) -> Iterator[pa.Array]:
+        """Keys that the source had when the run was planned, and those it had when rows were extracted."""
         # Asked before the keys are written: a connection that copies answers nothing else, it waits for ever.
         batches = sorted(self._tracking.done_batches(entity.name, "transformation", "p"))
-        return staging.keys(entity.name, batches)
+        return itertools.chain(staging.planned_keys(entity.name), staging.keys(entity.name, batches))
 
     def _keep_keys(self, table: str, keys: Iterable[pa.Array]) -> None:
         name = sql.Identifier(table)

@@ -1,24 +1,15 @@
-"""Rows that are gone from the source: found by comparing key sets, kept in the target as deleted."""
+"""Rows that are gone from the source, kept in the target as deleted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import sql
 
 from include.core.copytext import format_rows
 from include.core.spec import Entity
-
-# Tells rows of the target that the source no longer has.
-_GONE = (
-    "SELECT m.legacy_id, m.target_id FROM migration.id_map m WHERE m.entity = %(entity)s"
-    " AND m.state IN ('live', 'merged', 'quarantined')"
-    " AND NOT EXISTS (SELECT 1 FROM pg_temp.source_keys k WHERE k.legacy_id = m.legacy_id)"
-)
 
 
 class Deletions:
@@ -29,25 +20,22 @@ class Deletions:
         self._entity = entity
         self._names = {"entity": entity.name, "run": run_id}
 
-    def find(self, source_keys: Iterable[pa.Array]) -> tuple[int, int]:
-        """Compare with the keys that the source has; returns how many are gone, and how many were known."""
+    def take(self, legacy_ids: pa.Table) -> int:
+        """Take the keys that are gone (column ``legacy_id``); returns how many the target knew until now."""
         execute = self._connection.execute
-        execute("DROP TABLE IF EXISTS pg_temp.source_keys, pg_temp.gone")
-        execute("CREATE TEMPORARY TABLE source_keys (legacy_id text) ON COMMIT DROP")
+        execute("DROP TABLE IF EXISTS pg_temp.gone_keys, pg_temp.gone")
+        execute("CREATE TEMPORARY TABLE gone_keys (legacy_id text) ON COMMIT DROP")
         with (
             self._connection.cursor() as cursor,
-            cursor.copy("COPY pg_temp.source_keys FROM STDIN WITH (FORMAT csv)") as copy,
+            cursor.copy("COPY pg_temp.gone_keys FROM STDIN WITH (FORMAT csv)") as copy,
         ):
-            for keys in source_keys:
-                copy.write(format_rows(pa.table({"legacy_id": pc.fill_null(keys, "")})))
-        execute("ANALYZE pg_temp.source_keys")
+            copy.write(format_rows(legacy_ids))
         execute("CREATE TEMPORARY TABLE gone (legacy_id text, target_id uuid) ON COMMIT DROP")
-        gone = execute(f"INSERT INTO pg_temp.gone {_GONE}", self._names).rowcount
-        known = execute(
-            "SELECT count(*) FROM migration.id_map WHERE entity = %(entity)s AND state <> 'deleted'",
+        return execute(
+            "INSERT INTO pg_temp.gone SELECT m.legacy_id, m.target_id FROM migration.id_map m"
+            " JOIN pg_temp.gone_keys k USING (legacy_id) WHERE m.entity = %(entity)s AND m.state <> 'deleted'",
             self._names,
-        ).fetchone()
-        return gone, 0 if known is None else int(known[0])
+        ).rowcount
 
     def plan(self) -> None:
         """Remember what a dry run found, so that children of rows that will be gone fare as they would."""
@@ -58,7 +46,7 @@ class Deletions:
         )
 
     def mark(self) -> None:
-        """Mark what :meth:`find` found: ``deleted_at``, state ``deleted``, merges undone, vectors removed."""
+        """Mark what was taken: ``deleted_at``, state ``deleted``, merges undone, vectors removed."""
         execute = self._connection.execute
         execute(
             sql.SQL(
@@ -68,7 +56,8 @@ class Deletions:
         )
         execute(
             "UPDATE migration.id_map m SET state = 'deleted', survivor_id = NULL, content_hash = NULL,"
-            " last_run = %(run)s FROM pg_temp.gone g WHERE m.entity = %(entity)s AND m.legacy_id = g.legacy_id",
+            " source_version = NULL, written_at = now(), last_run = %(run)s FROM pg_temp.gone g"
+            " WHERE m.entity = %(entity)s AND m.legacy_id = g.legacy_id",
             self._names,
         )
         execute(
@@ -78,15 +67,18 @@ class Deletions:
         # A row that was rejected and is gone now needs no repair.
         execute(
             "UPDATE migration.quarantine q SET status = 'waived', resolved_run_id = %(run)s"
-            " WHERE q.entity = %(entity)s AND q.status = 'open'"
-            " AND NOT EXISTS (SELECT 1 FROM pg_temp.source_keys k WHERE k.legacy_id = q.legacy_id)",
+            " FROM pg_temp.gone_keys k WHERE q.entity = %(entity)s AND q.status = 'open'"
+            " AND k.legacy_id = q.legacy_id",
             self._names,
         )
-        execute(
-            "DELETE FROM migration.findings f USING pg_temp.gone g"
-            " WHERE f.entity = %(entity)s AND f.legacy_id = g.legacy_id",
-            self._names,
-        )
+        for table in ("findings", "redirects"):
+            execute(
+                sql.SQL(
+                    "DELETE FROM {} f USING pg_temp.gone g"
+                    " WHERE f.entity = %(entity)s AND f.legacy_id = g.legacy_id"
+                ).format(sql.Identifier("migration", table)),
+                self._names,
+            )
         if self._entity.embeddings is not None:
             execute(
                 sql.SQL("DELETE FROM {} e USING pg_temp.gone g WHERE e.{} = g.target_id").format(

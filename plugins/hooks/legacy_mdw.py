@@ -15,9 +15,17 @@ from airflow.sdk import BaseHook
 
 from include.core.batches import Partition, cut_groups
 from include.core.copytext import parse_rows
-from include.core.source_query import Columns, count_rows, select_cuts, select_keys, select_rows
+from include.core.source_query import (
+    Columns,
+    count_rows,
+    select_cuts,
+    select_keys,
+    select_rows,
+    select_versions,
+)
 from include.core.spec import Entity
 from plugins.hooks.connect import SOURCE, connect, translated
+from plugins.hooks.source_identity import Holder, SourceIdentity, read_holders, read_identity
 
 _SESSION = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
@@ -34,8 +42,13 @@ FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 WHERE c.relkind IN ('r', 'v', 'm', 'f', 'p') AND pg_catalog.pg_table_is_visible(c.oid) AND c.relname = ANY (%s)"""
+# Views and foreign tables do not tell which transaction wrote a row.
+_WITH_TRANSACTIONS = """SELECT relname FROM pg_catalog.pg_class
+WHERE relkind IN ('r', 'm', 'p') AND pg_catalog.pg_table_is_visible(oid) AND relname = ANY (%s)"""
 _HORIZON = "SELECT txid_snapshot_xmin(txid_current_snapshot())"
 _KEYS_PER_CHUNK = 100_000
+# Keys listed in one statement.
+_KEYS_PER_QUERY = 25_000
 
 
 class LegacyMdwHook(BaseHook):
@@ -81,12 +94,41 @@ class Snapshot:
         return found
 
     def existing(self, entity: Entity) -> Columns:
-        """Columns of the tables an entity reads, to know which optional ones are absent."""
-        return {t: set(c) for t, c in self.columns({t.name for t in entity.source.all_tables()}).items()}
+        """Columns of the tables an entity reads, to know which optional ones are absent, and ``xmin``."""
+        tables = sorted({table.name for table in entity.source.all_tables()})
+        known = {row[0] for row in self._rows(_WITH_TRANSACTIONS, [tables])}
+        return {
+            table: {*columns, "xmin"} if table in known else set(columns)
+            for table, columns in self.columns(tables).items()
+        }
+
+    def without_transactions(self, tables: Collection[str]) -> list[str]:
+        """Views and foreign tables among some tables: their rows do not tell which transaction wrote them."""
+        known = {row[0] for row in self._rows(_WITH_TRANSACTIONS, [sorted(tables)])}
+        return sorted(set(self.columns(tables)) - known)
 
     def horizon(self) -> int:
         """Oldest transaction still running: what is visible here is older, the rest comes later."""
         return int(self._single(_HORIZON))
+
+    def identity(self, tables: Collection[str]) -> SourceIdentity:
+        """Which database this is and how far it has come, to be compared with that of earlier runs."""
+        return read_identity(self._rows, tables)
+
+    def holders(
+        self,
+        *,
+        older_than_seconds: float = 60,
+        older_than_transactions: int = 10_000,
+        open_since: int | None = None,
+    ) -> list[Holder]:
+        """Open transactions that are worth naming (see `read_holders`)."""
+        return read_holders(
+            self._rows,
+            older_than_seconds=older_than_seconds,
+            older_than_transactions=older_than_transactions,
+            open_since=open_since,
+        )
 
     def count(self, entity: Entity) -> int:
         """Rows of the table that the entity's partitions are cut from."""
@@ -97,20 +139,36 @@ class Snapshot:
         return [int(row[0]) for row in self._rows(select_cuts(entity.source, rows_per_partition))]
 
     def batches(
-        self, entity: Entity, partition: Partition, batch_size: int, after: int | None = None
+        self,
+        entity: Entity,
+        partition: Partition,
+        batch_size: int,
+        after: int | None = None,
+        keys: Sequence[int | None] | None = None,
     ) -> Iterator[pa.Table]:
-        """Raw batches of a partition in key order, streamed; memory holds one batch.
+        """Raw batches of a partition in key order, each row with its version, streamed; memory holds one batch.
 
         Args:
             after: resume behind this key.
+            keys: read only rows with these partition keys, sorted; None among them, last, stands for rows
+                without one.
         """
-        query = select_rows(entity, self.existing(entity), partition, after)
+        existing = self.existing(entity)
+        if keys is None:
+            queries = [select_rows(entity, existing, partition, after)]
+        else:
+            queries = [
+                select_rows(entity, existing, partition, keys=some) for some in _key_lists(keys, after)
+            ]
         names = entity.source.raw_columns
-        chunks = (
-            parse_rows(rows, names) for rows in self._copy(query, None if entity.source.whole else batch_size)
-        )
+        size = None if entity.source.whole else batch_size
+        chunks = (parse_rows(rows, names) for query in queries for rows in self._copy(query, size))
         group = entity.source.group_by
         yield from chunks if group is None else cut_groups(chunks, group)
+
+    def versions(self, entity: Entity) -> Iterator[bytes]:
+        """CSV of legacy id, partition key and version of every row, in chunks of whole rows."""
+        yield from self._copy(select_versions(entity, self.existing(entity)), _KEYS_PER_CHUNK)
 
     def keys(self, entity: Entity) -> Iterator[pa.Array]:
         """Every legacy id of the entity, in chunks."""
@@ -143,3 +201,12 @@ class Snapshot:
                     chunk.clear()
         if chunk:
             yield b"".join(chunk)
+
+
+def _key_lists(keys: Sequence[int | None], after: int | None) -> Iterator[list[int]]:
+    """Keys for one statement each; an empty list stands for rows without a key."""
+    wanted = [key for key in keys if key is not None and (after is None or key > after)]
+    for start in range(0, len(wanted), _KEYS_PER_QUERY):
+        yield wanted[start : start + _KEYS_PER_QUERY]
+    if None in keys:
+        yield []

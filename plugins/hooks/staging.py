@@ -92,6 +92,14 @@ class StagingHook(BaseHook):
             for kind in ("clean", "rejects"):
                 yield self.read(kind, entity, batch, ["legacy_id"]).column(0).combine_chunks()
 
+    def planned_keys(self, entity: str) -> Iterator[pa.Array]:
+        """Legacy ids of all rows that the source had when the run was planned."""
+        folder = self._root / "keys" / entity
+        for name in sorted(path.name for path in folder.iterdir()):
+            yield (
+                self.read("keys", entity, name.removesuffix(".parquet")).column("legacy_id").combine_chunks()
+            )
+
     def exists(self, kind: str, entity: str, batch: str) -> bool:
         """Whether a table was staged."""
         return (self._root / kind / entity / f"{batch}.parquet").exists()

@@ -162,10 +162,16 @@ def register(connection: psycopg.Connection[tuple[Any, ...]], entities: Collecti
             [(kind.code, kind.reason, kind.how_to_fix) for kind in FINDINGS.values()],
         )
         cursor.executemany(
-            "INSERT INTO migration.entities VALUES (%s, %s, %s) ON CONFLICT (entity) DO UPDATE"
-            " SET columns = excluded.columns, refs = excluded.refs",
-            [(e.name, [c.name for c in e.columns], Jsonb(_references(e))) for e in entities],
+            "INSERT INTO migration.entities VALUES (%s, %s, %s, %s) ON CONFLICT (entity) DO UPDATE"
+            " SET columns = excluded.columns, refs = excluded.refs, vectors = excluded.vectors",
+            [(e.name, [c.name for c in e.columns], Jsonb(_references(e)), _vectors(e)) for e in entities],
         )
+
+
+def _vectors(entity: Entity) -> Jsonb | None:
+    if entity.embeddings is None:
+        return None
+    return Jsonb({"table": entity.embeddings.table, "owner": entity.embeddings.owner})
 
 
 def _references(entity: Entity) -> list[dict[str, object]]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from airflow.sdk import BaseHook
-from psycopg.rows import dict_row
+from psycopg import sql
+from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
 from include.core.errors import MigrationError
 from include.core.tracking import Check, Fates
+from plugins.hooks.run_lock import RunLock
+
+StepStates = Callable[[Sequence[str]], Mapping[str, str]]
+"""Steps to the states that Airflow gives their tasks."""
+
+# A failure is recorded here moments before Airflow knows it, and a cleared task runs moments before it enters.
+_LONGEST_DOUBT_SECONDS = 20.0
+_DOUBT_SECONDS = 0.5
+# What a run decided for its own later steps.
+_OF_RUNS = ("planned_ids", "survivors")
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,26 @@ class LedgerRow:
     deleted: int = 0
 
 
+@dataclass(frozen=True)
+class _State:
+    """What the tracking tables know of a run."""
+
+    status: str
+    failed_steps: list[str]
+    mapping_version: str
+    code_version: str
+    holds_lock: bool
+
+    def refuse_other(self, versions: Mapping[str, Any]) -> None:
+        """Raise RUN_CODE_CHANGED where the versions differ from those that the run was opened with."""
+        for name, what in (("code_version", "code"), ("mapping_version", "mapping")):
+            if versions[name] != (before := getattr(self, name)):
+                raise MigrationError(
+                    "RUN_CODE_CHANGED",
+                    f"The run was opened with {what} {before}, present is {versions[name]}.",
+                )
+
+
 class TrackingHook(BaseHook):
     """Writes and reads the tracking tables of one run, over a connection that the caller owns."""
 
@@ -45,68 +77,207 @@ class TrackingHook(BaseHook):
         super().__init__()
         self._connection = connection
         self.run_id = run_id
+        self._lock = RunLock(connection, run_id)
 
-    def open_run(self, **values: Any) -> None:
-        """Start the run, or take it up again after a clear; what it did so far stays recorded.
+    def refuse_if_locked(self) -> None:
+        """For what must not be done beside another run although this one is not open yet.
+
+        Raises:
+            MigrationError: RUN_LOCKED.
+        """
+        self._lock.refuse_if_taken()
+
+    def open_run(self, *, dag_id: str | None = None, **values: Any) -> None:
+        """Start the run and take the lock, or take both up again after a clear; a complete run stays complete.
 
         Args:
-            values: type, dry_run, parameters (JSON object), mapping_version, code_version, started_by,
-                source_horizon.
+            dag_id: lets other runs ask Airflow whether this one is over.
+            values: type, scope, dry_run, parameters (JSON object), mapping_version, rules_version, code_version,
+                started_by, source_horizon, source_identity (JSON object).
+
+        Raises:
+            MigrationError: RUN_LOCKED, RUN_CODE_CHANGED, RUN_SUPERSEDED or PARAM_INVALID.
         """
-        self._connection.execute(
-            "INSERT INTO migration.runs (run_id, type, dry_run, status, phase, parameters, mapping_version,"
-            " code_version, started_by, source_horizon) VALUES (%(run_id)s, %(type)s, %(dry_run)s, 'running',"
-            " 'preparation', %(parameters)s, %(mapping_version)s, %(code_version)s, %(started_by)s,"
-            " %(source_horizon)s) ON CONFLICT (run_id) DO UPDATE SET status = 'running', ended_at = NULL,"
-            " failed_steps = '{}', parameters = excluded.parameters",
-            {**values, "run_id": self.run_id, "parameters": Jsonb(values["parameters"])},
-        )
+        known = self._state()
+        if known is not None:
+            if known.status == "completed":
+                return
+            known.refuse_other(values)
+        with self._connection.transaction():
+            self._lock.acquire()
+            self._refuse_superseded()
+            self._connection.execute(
+                "INSERT INTO migration.runs (run_id, dag_id, type, scope, dry_run, status, phase, parameters,"
+                " mapping_version, rules_version, code_version, started_by, source_horizon, source_identity)"
+                " VALUES (%(run_id)s, %(dag_id)s, %(type)s, %(scope)s, %(dry_run)s, 'running', 'preparation',"
+                " %(parameters)s, %(mapping_version)s, %(rules_version)s, %(code_version)s, %(started_by)s,"
+                " %(source_horizon)s, %(source_identity)s)"
+                " ON CONFLICT (run_id) DO UPDATE SET status = 'running', ended_at = NULL,"
+                " failed_steps = '{}', parameters = excluded.parameters",
+                {
+                    **values,
+                    "run_id": self.run_id,
+                    "dag_id": dag_id,
+                    "parameters": Jsonb(values["parameters"]),
+                    "source_identity": Jsonb(values["source_identity"]),
+                },
+            )
 
     def close_run(self, status: str, counts: Mapping[str, Any], report_uri: str) -> None:
-        """Record the end. A complete full run that wrote something leaves its horizon for the next run."""
+        """Record the end and give the lock back. A complete run that wrote leaves its horizon for the next run.
+
+        What a failed run has decided for its later steps stays, for they may be cleared.
+
+        Raises:
+            MigrationError: RUN_LOST when a run that lost its lock is to be called completed.
+        """
         with self._connection.transaction():
+            if not self._lock.release() and status == "completed":
+                raise self._lock.lost()
             self._connection.execute(
-                "UPDATE migration.runs SET status = %s, ended_at = clock_timestamp(), counts = %s, report_uri = %s"
-                " WHERE run_id = %s",
+                "UPDATE migration.runs SET status = %s, ended_at = coalesce(ended_at, clock_timestamp()),"
+                " counts = %s, report_uri = %s WHERE run_id = %s",
                 [status, Jsonb(dict(counts)), report_uri, self.run_id],
             )
-            self._connection.execute("DELETE FROM migration.planned_ids WHERE run_id = %s", [self.run_id])
+            if status == "completed":
+                self._forget_decisions()
             self._connection.execute(
-                "INSERT INTO migration.watermarks (name, horizon, run_id)"
-                " SELECT 'source', source_horizon, run_id FROM migration.runs"
+                "INSERT INTO migration.watermarks (name, horizon, identity, run_id)"
+                " SELECT 'source', source_horizon, source_identity, run_id FROM migration.runs"
                 " WHERE run_id = %s AND status = 'completed' AND NOT dry_run AND source_horizon IS NOT NULL"
-                " AND parameters -> 'entities' = '[]'"
-                " ON CONFLICT (name) DO UPDATE SET horizon = excluded.horizon, run_id = excluded.run_id,"
-                " recorded_at = now()",
+                " AND parameters -> 'entities' = '[]' AND scope <> 'quarantine'"
+                " ON CONFLICT (name) DO UPDATE SET horizon = excluded.horizon, identity = excluded.identity,"
+                " run_id = excluded.run_id, recorded_at = now()",
                 [self.run_id],
             )
 
-    def enter(self, phase: str, step: str, *, fail_fast: bool) -> None:
+    def enter(
+        self,
+        phase: str,
+        step: str,
+        *,
+        fail_fast: bool,
+        versions: Mapping[str, str] | None = None,
+        states: StepStates | None = None,
+    ) -> bool:
         """Begin a step: forget its own earlier failure, and refuse to start behind another one's.
 
+        A failed run, whose tasks were cleared, takes the lock again and goes on.
+
+        Args:
+            versions: code_version and mapping_version of now, to be compared with the run's.
+            states: asked for failed steps that were cleared together with this one and must not stop it.
+
+        Returns:
+            False where the run is complete: there is nothing to do.
+
         Raises:
-            MigrationError: RUN_STATE_MISSING, or RUN_STOPPED while another step is failed.
+            MigrationError: RUN_STATE_MISSING, RUN_STOPPED while another step is failed, and those of
+                :meth:`open_run`.
         """
+        known = self._state()
+        if known is None:
+            raise MigrationError("RUN_STATE_MISSING", "", run=self.run_id)
+        if known.status == "completed":
+            return False
+        if versions is not None:
+            known.refuse_other(versions)
+        if known.status == "running" and known.holds_lock:
+            self._lock.confirm()
+        else:
+            self._take_up_again()
         self._connection.execute(
             "UPDATE migration.runs SET failed_steps = array_remove(failed_steps, %(step)s), phase = %(phase)s"
             " WHERE run_id = %(run)s AND (phase <> %(phase)s OR %(step)s = ANY (failed_steps))",
             {"step": step, "phase": phase, "run": self.run_id},
         )
+        if fail_fast and states is not None:
+            self._forget_cleared(states)
         self.stop_if_failed(fail_fast=fail_fast)
+        return True
 
     def stop_if_failed(self, *, fail_fast: bool) -> None:
-        """Asked before every batch.
+        """Asked before every batch, outside of its transaction; also a sign of life.
 
         Raises:
-            MigrationError: RUN_STATE_MISSING or RUN_STOPPED.
+            MigrationError: RUN_STATE_MISSING, RUN_LOST or RUN_STOPPED.
         """
-        row = self._connection.execute(
-            "SELECT failed_steps FROM migration.runs WHERE run_id = %s", [self.run_id]
-        ).fetchone()
-        if row is None:
+        self._lock.beat()
+        known = self._state()
+        if known is None:
             raise MigrationError("RUN_STATE_MISSING", "", run=self.run_id)
-        if row[0] and fail_fast:
-            raise MigrationError("RUN_STOPPED", f"Failed: {', '.join(row[0])}.", run=self.run_id)
+        if not known.holds_lock:
+            raise self._lock.lost()
+        if known.failed_steps and fail_fast:
+            raise MigrationError("RUN_STOPPED", f"Failed: {', '.join(known.failed_steps)}.", run=self.run_id)
+
+    def hold_lock(self) -> None:
+        """First statement of every transaction that writes: nobody takes the lock over before its end.
+
+        Raises:
+            MigrationError: RUN_LOST.
+        """
+        self._lock.hold()
+
+    def _state(self) -> _State | None:
+        with self._connection.cursor(row_factory=class_row(_State)) as cursor:
+            return cursor.execute(
+                "SELECT r.status, r.failed_steps, r.mapping_version, r.code_version, l.run_id IS NOT NULL AS holds_lock"
+                " FROM migration.runs r LEFT JOIN migration.run_lock l USING (run_id) WHERE r.run_id = %s",
+                [self.run_id],
+            ).fetchone()
+
+    def _take_up_again(self) -> None:
+        with self._connection.transaction():
+            self._lock.acquire()
+            self._refuse_superseded()
+            self._connection.execute(
+                "UPDATE migration.runs SET status = 'running', ended_at = NULL WHERE run_id = %s",
+                [self.run_id],
+            )
+
+    def _refuse_superseded(self) -> None:
+        """What was staged before another run loaded would bring older rows back; a dry run outdates only dry runs."""
+        later = self._connection.execute(
+            "SELECT o.run_id FROM migration.runs o, migration.runs mine WHERE mine.run_id = %s"
+            " AND o.run_id <> mine.run_id AND o.ended_at > mine.ended_at AND (mine.dry_run OR NOT o.dry_run)"
+            " AND (o.status = 'completed' OR EXISTS (SELECT FROM migration.batches b WHERE b.run_id = o.run_id"
+            " AND b.phase = 'loading' AND b.recorded_at > mine.ended_at)) ORDER BY o.ended_at LIMIT 1",
+            [self.run_id],
+        ).fetchone()
+        if later is not None:
+            raise MigrationError("RUN_SUPERSEDED", f"It was run {later[0]}.", run=self.run_id)
+
+    def _forget_decisions(self) -> None:
+        """Also those of the failed runs that this one has superseded."""
+        for table in _OF_RUNS:
+            self._connection.execute(
+                sql.SQL(
+                    "DELETE FROM {} d USING migration.runs r, migration.runs mine WHERE mine.run_id = %s"
+                    " AND r.run_id = d.run_id AND (r.run_id = mine.run_id OR r.dry_run OR NOT mine.dry_run)"
+                ).format(sql.Identifier("migration", table)),
+                [self.run_id],
+            )
+
+    def _forget_cleared(self, states: StepStates) -> None:
+        """Drop failed steps whose tasks were cleared, though they have not entered yet.
+
+        A task that runs is in doubt: it was cleared and will enter in a moment, or fails and Airflow will know.
+        """
+        deadline = time.monotonic() + _LONGEST_DOUBT_SECONDS
+        while (known := self._state()) is not None and known.failed_steps:
+            found = states(known.failed_steps)
+            failed = {step for step in known.failed_steps if found.get(step) == "failed"}
+            running = {step for step in known.failed_steps if found.get(step) == "running"}
+            in_doubt = running if time.monotonic() < deadline else set()
+            for step in set(known.failed_steps) - failed - in_doubt:
+                self._connection.execute(
+                    "UPDATE migration.runs SET failed_steps = array_remove(failed_steps, %s) WHERE run_id = %s",
+                    [step, self.run_id],
+                )
+            if failed or not in_doubt:
+                return
+            time.sleep(_DOUBT_SECONDS)
 
     def fail_step(self, step: str) -> None:
         """Record that a step failed for good; stops the others under fail_fast."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ from include.core.spec import Embeddings, Entity
 # Merged and deleted rows have no document.
 _LIVE = sql.SQL(
     " JOIN migration.id_map m ON m.entity = {entity} AND m.target_id = t.id AND m.state = 'live'"
-    " WHERE t.deleted_at IS NULL{lower}{upper} ORDER BY m.legacy_id"
+    " WHERE t.deleted_at IS NULL{lower}{upper}{written} ORDER BY m.legacy_id"
+)
+# Rows written since a moment, and those that refer to one: a document may read what its row refers to.
+_WRITTEN = sql.SQL(
+    " AND (m.written_at >= {since} OR ARRAY[{references}]::uuid[] && ARRAY(SELECT p.target_id"
+    " FROM migration.id_map p WHERE p.entity = ANY ({parents}) AND p.written_at >= {since}))"
 )
 _INDEX_MEMORY = "256MB"
 
@@ -35,8 +41,14 @@ class VectorStore:
         self._embeddings = embeddings
         self._table = sql.Identifier("public", embeddings.table)
 
-    def documents(self, partition: Partition, rows_per_chunk: int) -> Iterator[pa.Table]:
-        """Document columns with ``legacy_id``, in chunks; the table is read through a server-side cursor."""
+    def documents(
+        self, partition: Partition, rows_per_chunk: int, since: datetime | None = None
+    ) -> Iterator[pa.Table]:
+        """Document columns with ``legacy_id``, in chunks; the table is read through a server-side cursor.
+
+        Args:
+            since: only documents that may have changed since.
+        """
         key = sql.Identifier(self._entity.columns[0].name)
         lower = (
             sql.SQL("") if partition.low is None else sql.SQL(" AND t.{} >= {}").format(key, partition.low)
@@ -46,7 +58,7 @@ class VectorStore:
         )
         select = self._embeddings.document.select_sql().replace("SELECT ", "SELECT m.legacy_id, ", 1)
         query = sql.SQL(select) + _LIVE.format(  # type: ignore[arg-type] # checked names, see DocumentSpec
-            entity=self._entity.name, lower=lower, upper=upper
+            entity=self._entity.name, lower=lower, upper=upper, written=self._written(since)
         )
         with (
             self._connection.transaction(),
@@ -56,6 +68,36 @@ class VectorStore:
             cursor.execute(query)
             while rows := cursor.fetchmany(rows_per_chunk):
                 yield pa.Table.from_pylist([{**row, "id": str(row["id"])} for row in rows])
+
+    def _written(self, since: datetime | None) -> sql.Composable:
+        if since is None:
+            return sql.SQL("")
+        references = self._entity.references
+        columns = sql.SQL(", ").join(sql.Identifier("t", column) for column in references)
+        parents = sorted({reference.entity for reference in references.values()})
+        return _WRITTEN.format(since=since, references=columns, parents=parents)
+
+    def complete_since(self, model: str) -> datetime | None:
+        """All documents of rows written before this moment have a vector of this model; None: nobody knows."""
+        row = self._connection.execute(
+            sql.SQL(
+                "SELECT w.recorded_at FROM migration.watermarks w WHERE w.name = %s"
+                " AND NOT EXISTS (SELECT 1 FROM {} e WHERE e.model <> %s)"
+            ).format(self._table),
+            [self._embeddings.table, model],
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def remember_complete(self, run_id: str) -> None:
+        """Every document that was there when this run began to read them has its vector now."""
+        self._connection.execute(
+            "INSERT INTO migration.watermarks (name, run_id, recorded_at)"
+            " SELECT %(table)s, %(run)s, coalesce(min(b.recorded_at - make_interval(secs => b.seconds)), now())"
+            " FROM migration.batches b WHERE b.run_id = %(run)s AND b.entity = %(entity)s"
+            " AND b.phase = 'ai_enhancement'"
+            " ON CONFLICT (name) DO UPDATE SET run_id = excluded.run_id, recorded_at = excluded.recorded_at",
+            {"table": self._embeddings.table, "run": run_id, "entity": self._entity.name},
+        )
 
     def lacking(self, ids: pa.Array, hashes: pa.Array) -> pa.Array:
         """Which rows have no vector of this content yet, as a boolean array."""

@@ -6,11 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from airflow.sdk.exceptions import AirflowSkipException
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from include.core.batches import batch_names
-from include.core.resolve import SURVIVOR_SCHEMA
+from include.core.batches import Partition, batch_names
+from include.core.copytext import format_rows, parse_rows
+from include.core.ids import target_ids
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from include.matching.deduplicate import deduplicate
@@ -24,18 +27,10 @@ if TYPE_CHECKING:
     import psycopg
 
 _COMPARED = ["legacy_id", "first_name", "last_name", "date_of_birth", "gender", "email", "updated_at"]
-_SURVIVORS = "survivors"
-
-
-def staged_survivors(staging: StagingHook, entity: str) -> pa.Table | None:
-    """What deduplication decided in this run: legacy_id, survivor_id; None where it did not run."""
-    if not staging.exists("dedup", entity, _SURVIVORS):
-        return None
-    return staging.read("dedup", entity, _SURVIVORS)
 
 
 class DeduplicateOperator(MigrationOperator):
-    """Compares all rows of an entity; needs them all, but reads only the columns it compares."""
+    """Compares all rows of an entity, changed or not; reads only the columns it compares."""
 
     template_fields = ("partitions",)
 
@@ -44,25 +39,26 @@ class DeduplicateOperator(MigrationOperator):
         self.partitions = partitions
 
     def step(self, run: Run) -> dict[str, int]:
-        """Stages the survivors, records the pairs (not in a dry run), returns counts.
+        """Records the survivors, and the pairs (not in a dry run); returns counts.
 
         Where the entity was not chosen, earlier decisions stand: an empty answer would undo them.
         """
         if ENTITIES[str(self.entity)] not in chosen(run.settings):
             raise AirflowSkipException("not chosen")
-        name, staging, clock = ENTITIES[str(self.entity)].name, StagingHook(run.run_id), Clock()
-        batches = [batch for partition in self.partitions or () for batch in batch_names(partition)]
-        tables = [staging.read("clean", name, batch, _COMPARED) for batch in batches]
-        result = deduplicate(pa.concat_tables(tables) if tables else _nobody())
-        staging.write("dedup", name, _SURVIVORS, result.survivors.select(SURVIVOR_SCHEMA.names))
-        merged, people = result.survivors.num_rows, sum(table.num_rows for table in tables)
-        fates = Fates(people, undecided=people)
+        name, clock = ENTITIES[str(self.entity)].name, Clock()
         with TargetPostgresHook().session(entity=name) as connection:
-            if not run.settings.dry_run:
-                _record_pairs(connection, run.run_id, name, result.pairs)
-            TrackingHook(connection, run.run_id).record_batch(
-                clock.ledger_row(run, entity=name, phase=self.phase, batch="all", fates=fates)
-            )
+            everybody = self._rows(connection, StagingHook(run.run_id))
+            result = deduplicate(everybody)
+            fates = Fates(everybody.num_rows, undecided=everybody.num_rows)
+            with connection.transaction():
+                TrackingHook(connection, run.run_id).hold_lock()
+                _record_survivors(connection, run.run_id, name, result.survivors)
+                if not run.settings.dry_run:
+                    _record_pairs(connection, run.run_id, name, result.pairs)
+                TrackingHook(connection, run.run_id).record_batch(
+                    clock.ledger_row(run, entity=name, phase=self.phase, batch="all", fates=fates)
+                )
+        merged = result.survivors.num_rows
         waiting = result.pairs.column("decision").to_pylist().count("pending")
         self.progress(
             f"{name}: {merged:,} merged into survivors, {waiting:,} pairs to review,"
@@ -70,9 +66,54 @@ class DeduplicateOperator(MigrationOperator):
         )
         return {"merged": merged, "pending": waiting}
 
+    def _rows(self, connection: psycopg.Connection[Any], staging: StagingHook) -> pa.Table:
+        """All rows as they will be: those of this run from staging, the others from the target."""
+        name, partitions = str(self.entity), list(self.partitions or ())
+        batches = [batch for partition in partitions for batch in batch_names(partition)]
+        tables = [staging.read("clean", name, batch, _COMPARED) for batch in batches]
+        if any(Partition.from_json(partition).selected is not None for partition in partitions):
+            read = [
+                staging.read(kind, name, b, ["legacy_id"]) for kind in ("clean", "rejects") for b in batches
+            ]
+            away = pa.concat_tables([*read, staging.read("gone", name, "all")]).column("legacy_id")
+            stored = _stored(connection, name)
+            tables.append(
+                stored.filter(pc.invert(pc.is_in(stored.column("legacy_id"), away.combine_chunks())))
+            )
+        return pa.concat_tables(tables) if tables else _nobody()
+
 
 def _nobody() -> pa.Table:
     return pa.schema({column: pa.string() for column in _COMPARED}).empty_table()
+
+
+def _stored(connection: psycopg.Connection[Any], entity: str) -> pa.Table:
+    """The compared columns of the target's rows."""
+    columns = sql.SQL(", ").join(sql.Identifier("t", column) for column in _COMPARED[1:])
+    query = sql.SQL(
+        "COPY (SELECT m.legacy_id, {} FROM migration.id_map m JOIN {} t ON t.id = m.target_id"
+        " WHERE m.entity = {} AND m.state IN ('live', 'merged') AND t.deleted_at IS NULL)"
+        " TO STDOUT WITH (FORMAT csv)"
+    ).format(columns, sql.Identifier("public", entity), sql.Literal(entity))
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        return parse_rows(b"".join(bytes(row) for row in copy), _COMPARED)
+
+
+def _record_survivors(
+    connection: psycopg.Connection[Any], run_id: str, entity: str, survivors: pa.Table
+) -> None:
+    """Every merged row and its survivor, for the merge of this run."""
+    connection.execute("DELETE FROM migration.survivors WHERE run_id = %s AND entity = %s", [run_id, entity])
+    merged, survivor = (
+        target_ids(entity, survivors.column(name).combine_chunks()) for name in ("legacy_id", "survivor_id")
+    )
+    names = [pa.array([text] * len(merged), pa.string()) for text in (run_id, entity)]
+    rows = pa.table([*names, merged, survivor], names=["run_id", "entity", "id", "survivor_id"])
+    with (
+        connection.cursor() as cursor,
+        cursor.copy("COPY migration.survivors FROM STDIN WITH (FORMAT csv)") as copy,
+    ):
+        copy.write(format_rows(rows))
 
 
 def _record_pairs(connection: psycopg.Connection[Any], run_id: str, entity: str, pairs: pa.Table) -> None:

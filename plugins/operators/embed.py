@@ -15,6 +15,7 @@ from include.embedding.batching import cut_texts, plan_batches
 from include.embedding.content_hash import content_hashes
 from include.entities import ENTITIES
 from plugins.hooks.embeddings import choose_provider
+from plugins.hooks.plans import PlansHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.hooks.vectors import VectorStore
@@ -54,7 +55,11 @@ class EmbedOperator(PartitionOperator):
         ):
             tracking = TrackingHook(writing, run.run_id)
             store = VectorStore(writing, entity, embeddings)
-            chunks = VectorStore(reading, entity, embeddings).documents(partition, _DOCUMENTS_PER_CHUNK)
+            everything = PlansHook(writing, run.run_id).scope() == "everything"
+            since = None if everything else store.complete_since(provider.model)
+            chunks = VectorStore(reading, entity, embeddings).documents(
+                partition, _DOCUMENTS_PER_CHUNK, since
+            )
             for number, rows in enumerate(chunks):
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                 clock = Clock()
@@ -82,12 +87,14 @@ class BuildIndexOperator(MigrationOperator):
     """Builds the HNSW index behind the bulk load."""
 
     def step(self, run: Run) -> None:
-        """Does nothing where the index exists: single inserts keep it up to date."""
+        """Builds nothing where the index exists, for single inserts keep it up to date; remembers that all is done."""
         skip_without_ai(run)
         entity, clock = ENTITIES[str(self.entity)], Clock()
         embeddings = _embeddings(entity.name)
         with TargetPostgresHook().session(entity=entity.name) as connection:
-            built = VectorStore(connection, entity, embeddings).build_index()
+            store = VectorStore(connection, entity, embeddings)
+            built = store.build_index()
+            store.remember_complete(run.run_id)
         if built:
             self.progress(f"index on {embeddings.table} built in {clock.seconds:.1f} s")
 

@@ -34,13 +34,15 @@ class ExtractOperator(PartitionOperator):
             names = sorted(tracking.done_batches(entity.name, "extraction", partition.name))
             resume = _Resume.behind(staging, entity, names)
             rows, clock = 0, Clock()
+            keys = selected_keys(staging, partition)
+            finished = resume.finished or keys == []
             with self._source.snapshot() as source:
-                left = source.batches(entity, partition, run.settings.batch_size, resume.after)
-                for raw in () if resume.finished else left:
+                left = source.batches(entity, partition, run.settings.batch_size, resume.after, keys)
+                for raw in () if finished else left:
                     tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                     name = batch_name(partition, len(names))
                     staging.write("raw", entity.name, name, raw)
-                    size, keys = raw.num_rows, _key_range(raw, entity.source.partition_by)
+                    size, key_range = raw.num_rows, _key_range(raw, entity.source.partition_by)
                     tracking.record_batch(
                         clock.ledger_row(
                             run,
@@ -48,7 +50,7 @@ class ExtractOperator(PartitionOperator):
                             phase=self.phase,
                             batch=name,
                             fates=Fates(size, undecided=size),
-                            key_range=keys,
+                            key_range=key_range,
                         )
                     )
                     names.append(name)
@@ -60,6 +62,16 @@ class ExtractOperator(PartitionOperator):
     def on_kill(self) -> None:
         """Stop the query in the server too."""
         self._source.cancel()
+
+
+def selected_keys(staging: StagingHook, partition: Partition) -> list[int | None] | None:
+    """The keys that preparation chose for a partition; None for a partition that is read whole."""
+    if partition.selected is None:
+        return None
+    if not partition.selected:
+        return []
+    texts = staging.read("selected", partition.entity, partition.name).column("key").to_pylist()
+    return [None if text is None else int(text) for text in texts]
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ import pyarrow as pa
 
 from include.core.batches import Partition, batch_names
 from include.core.errors import MigrationError
-from include.core.resolve import follow_survivors, split_merged, with_hashes
+from include.core.resolve import split_merged, with_hashes
 from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.core.transform import REJECT_SCHEMA
 from include.entities import ENTITIES
-from plugins.hooks.batch_loader import BatchLoader, LoadBatch, findings_of, refresh_statistics, survivors
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch, findings_of, merged_ids, refresh_statistics
 from plugins.hooks.connect import TARGET, translated
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
-from plugins.operators.deduplicate import staged_survivors
-from plugins.operators.step import PartitionOperator, Run
+from plugins.operators.preflight import chosen
+from plugins.operators.step import MigrationOperator, PartitionOperator, Run
 
 # Below this many rows a share says nothing.
 _ROWS_FOR_A_SHARE = 50
@@ -44,14 +44,14 @@ class LoadOperator(PartitionOperator):
         fates, seconds = Fates(), 0.0
         with self._target.session(entity=entity.name) as connection:
             tracking = TrackingHook(connection, run.run_id)
-            known = _survivors(connection, staging, entity)
+            merged = merged_ids(connection, run.run_id, entity.name) if entity.deduplicate else None
             loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
             partition = Partition.from_json(self.partition)
             done = tracking.done_batches(entity.name, "loading", f"{self._prefix}{partition.name}")
             for name in batch_names(self.partition):
                 if f"{self._prefix}{name}" in done:
                     continue
-                batch = self._batch(entity, staging, name, known)
+                batch = self._batch(entity, staging, name, merged)
                 if self.merged_rows and not batch.clean.num_rows:
                     continue
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
@@ -69,14 +69,12 @@ class LoadOperator(PartitionOperator):
         """What the ledger's names of this pass begin with."""
         return "merged-" if self.merged_rows else ""
 
-    def _batch(
-        self, entity: Entity, staging: StagingHook, name: str, known: dict[str, pa.Table]
-    ) -> LoadBatch:
-        clean = follow_survivors(entity, staging.read("clean", entity.name, name), known)
+    def _batch(self, entity: Entity, staging: StagingHook, name: str, merged: pa.Array | None) -> LoadBatch:
+        clean = staging.read("clean", entity.name, name)
         rejects = staging.read("rejects", entity.name, name)
         findings = staging.read("findings", entity.name, name)
-        if entity.deduplicate:
-            clean = split_merged(entity, clean, known[entity.name], only_merged=self.merged_rows)
+        if merged is not None:
+            clean = split_merged(clean, merged, only_merged=self.merged_rows)
             findings = findings_of(findings, clean)
             rejects = REJECT_SCHEMA.empty_table() if self.merged_rows else rejects
         return LoadBatch(
@@ -106,12 +104,40 @@ class LoadOperator(PartitionOperator):
         self._target.cancel()
 
 
-def _survivors(connection: Any, staging: StagingHook, entity: Entity) -> dict[str, pa.Table]:
-    """Merged rows of every deduplicated entity this one refers to: of this run, else of earlier ones."""
-    names = {reference.entity for reference in entity.references.values()} | {entity.name}
-    found: dict[str, pa.Table] = {}
-    for name in names:
-        if ENTITIES[name].deduplicate:
-            staged = staged_survivors(staging, name)
-            found[name] = survivors(connection, name) if staged is None else staged
-    return found
+class ReferencesOperator(MigrationOperator):
+    """Merges rows of the target again whose references fit no more, though the source did not touch them.
+
+    A parent was deleted, went into quarantine, was merged, is no longer merged, or has come.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._target = TargetPostgresHook()
+
+    def step(self, run: Run) -> int:
+        """Returns the number of rows that were merged again."""
+        entity, rows, fates = ENTITIES[str(self.entity)], 0, Fates()
+        if entity not in chosen(run.settings):
+            return 0
+        with self._target.session(entity=entity.name) as connection:
+            tracking = TrackingHook(connection, run.run_id)
+            loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
+            while True:
+                tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
+                name = f"a{run.attempt:02d}-b{rows:08d}"
+                with translated(TARGET, entity=entity.name, batch=name):
+                    merged = loader.load_affected(name, run.settings.batch_size, run.attempt)
+                fates, rows = fates + merged, rows + merged.extracted
+                # What was not written would be found again for ever.
+                if merged.extracted < run.settings.batch_size or merged.unchanged == merged.extracted:
+                    break
+        if rows:
+            verb = "would be " if run.settings.dry_run else ""
+            self.progress(
+                f"{entity.name}: references of {rows:,} rows {verb}followed, {fates.rejected:,} rejected"
+            )
+        return rows
+
+    def on_kill(self) -> None:
+        """Stop the statement in the server too; the batch rolls back whole."""
+        self._target.cancel()

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from dataclasses import replace
 from typing import Any
 
-from include.core.batches import PARTITION_ROWS, partition_rows, plan_partitions
+import pyarrow as pa
+
+from include.core.batches import PARTITION_ROWS, Partition, partition_rows, plan_partitions
 from include.core.drift import compare
 from include.core.errors import MigrationError
-from include.core.mapping import mapping_version
+from include.core.mapping import mapping_version, rules_version
+from include.core.notes import Note
 from include.core.settings import Settings
 from include.core.spec import Entity
 from include.entities import ENTITIES
 from plugins.hooks.embeddings import choose_provider
-from plugins.hooks.legacy_mdw import LegacyMdwHook
-from plugins.hooks.staging import check_writable, report_root, staging_root
+from plugins.hooks.legacy_mdw import LegacyMdwHook, Snapshot
+from plugins.hooks.plans import PlansHook
+from plugins.hooks.row_versions import RowVersions, Selection
+from plugins.hooks.run_notes import RunNotes
+from plugins.hooks.source_identity import SourceIdentity, first_break
+from plugins.hooks.source_memory import recall_identities
+from plugins.hooks.staging import StagingHook, check_writable, report_root, staging_root
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.target_schema import check_platform, deploy_schema, fit_dimensions, register
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import LOG, MigrationOperator, Run, code_version
+
+# So many rows of an entity may always be gone: a share of a small table says nothing.
+_GONE_ALWAYS_ALLOWED = 50
+# Where more than this share of an entity is to be read, it is read whole: ranges cost less than lists of keys.
+_SHARE_READ_BY_KEYS = 0.5
+
+_LEVELS = {"info": logging.INFO, "warn": logging.WARNING}
+_SCOPES = {
+    "everything": "every row of the source is read",
+    "changes": "what changed since the rows were loaded is read",
+    "quarantine": "only rows in quarantine are read",
+}
 
 
 def chosen(settings: Settings) -> list[Entity]:
@@ -105,24 +127,75 @@ def _check_parents(connection: Any, entities: list[Entity]) -> None:
 
 
 class OpenRunOperator(MigrationOperator):
-    """Opens the run in tracking, with the source's horizon taken before anything is read."""
+    """Opens the run in tracking, with the source's horizon and identity taken before anything is read."""
 
     tracked = False
 
     def step(self, run: Run) -> None:
-        """Idempotent: a cleared run is taken up again."""
-        with LegacyMdwHook().snapshot() as source:
-            horizon = source.horizon()
+        """Idempotent: a cleared run is taken up again.
+
+        Raises:
+            MigrationError: NO_FULL_RUN, RUN_LOCKED or RUN_CODE_CHANGED.
+        """
+        tables = {table.name for entity in ENTITIES.values() for table in entity.source.all_tables()}
         with TargetPostgresHook().session() as connection:
+            seen = recall_identities(connection)
+            with LegacyMdwHook().snapshot() as source:
+                horizon, identity = source.horizon(), source.identity(tables)
+                holders = source.holders(open_since=seen[-1].next_xid if seen else None)
+                views = source.without_transactions(tables)
+            scope, notes = _scope(connection, run, [*seen, identity])
             TrackingHook(connection, run.run_id).open_run(
                 type=run.type,
+                scope=scope,
                 dry_run=run.settings.dry_run,
                 parameters=run.settings.to_json(),
                 mapping_version=mapping_version(),
+                rules_version=rules_version(),
                 code_version=code_version(),
+                dag_id=run.dag_id,
                 started_by=run.started_by,
                 source_horizon=horizon,
+                source_identity=identity.to_json(),
             )
+            notes += [Note(holder.note, holder.facts) for holder in holders]
+            notes += [Note("without_row_versions", {"table": table}) for table in views]
+            for note in notes:
+                RunNotes(connection, run.run_id).record(note.code, **note.facts)
+                LOG.log(_LEVELS[note.kind.severity], note.text)
+        self.progress(f"{_SCOPES[scope]}; {len(notes)} notes" if notes else _SCOPES[scope])
+
+
+def _scope(connection: Any, run: Run, identities: list[SourceIdentity]) -> tuple[str, list[Note]]:
+    """Which source rows the run takes up, and what is to be said about it.
+
+    Args:
+        identities: of the source as earlier runs saw it, and now.
+    """
+    if run.type == "full":
+        return "everything", []
+    if connection.execute("SELECT 1 FROM migration.watermarks WHERE name = 'source'").fetchone() is None:
+        if not run.settings.allow_initial_full:
+            raise MigrationError("NO_FULL_RUN", "")
+        return "everything", [Note("initial_full", {})]
+    if run.settings.redrive:
+        return "quarantine", [Note("redrive", {})]
+    reason = first_break(identities)
+    if reason is not None:
+        return "everything", [Note("source_restored", {"reason": reason})]
+    return "changes", _other_versions(connection)
+
+
+def _other_versions(connection: Any) -> list[Note]:
+    """Whether the last complete run transformed rows by another mapping or other rules."""
+    mapping, rules = connection.execute(
+        "SELECT r.mapping_version, r.rules_version FROM migration.watermarks w JOIN migration.runs r USING (run_id)"
+        " WHERE w.name = 'source'"
+    ).fetchone()
+    pairs = {"mapping_changed": (mapping, mapping_version()), "rules_changed": (rules, rules_version())}
+    return [
+        Note(code, {"before": before, "after": now}) for code, (before, now) in pairs.items() if before != now
+    ]
 
 
 def _partition_rows_wanted() -> int:
@@ -134,18 +207,82 @@ def _partition_rows_wanted() -> int:
 
 
 class PlanOperator(MigrationOperator):
-    """Cuts an entity into partitions, once per run."""
+    """Finds out what of an entity is to be read, and cuts it into partitions, once per run."""
 
     def step(self, run: Run) -> list[dict[str, Any]]:
-        """The partitions; an entity that was not chosen has none, an empty one has one."""
+        """The partitions; an entity that was not chosen has none, one without work has one.
+
+        Raises:
+            MigrationError: TOO_MANY_DELETED.
+        """
         entity = ENTITIES[str(self.entity)]
         if entity not in chosen(run.settings):
             return []
-        at_least = _partition_rows_wanted()
-        with LegacyMdwHook().snapshot() as source:
-            rows = source.count(entity)
-            size = partition_rows(rows, run.settings.batch_size, at_least)
-            cuts = [] if entity.source.whole or rows <= size else source.cuts(entity, size)
-        partitions = plan_partitions(entity.name, cuts)
-        self.progress(f"{entity.name}: {rows:,} rows in the source, {len(partitions)} partitions")
-        return [{**partition.to_json(), "label": partition.label} for partition in partitions]
+        with TargetPostgresHook().session(entity=entity.name) as connection:
+            plans = PlansHook(connection, run.run_id)
+            planned = plans.find(entity.name)
+            if planned is not None:
+                return planned
+            with LegacyMdwHook().snapshot() as source, connection.transaction():
+                versions = RowVersions(connection, entity)
+                staging = StagingHook(run.run_id)
+                for number, keys in enumerate(versions.read(source.versions(entity))):
+                    staging.write("keys", entity.name, f"k{number:04d}", pa.table({"legacy_id": keys}))
+                scope = plans.scope()
+                gone = self._gone(run, versions, staging, scope)
+                partitions, selected = self._partitions(run, source, versions, scope)
+                result = [{**partition.to_json(), "label": partition.label} for partition in partitions]
+                rows = versions.count()
+                plans.record(entity.name, result, source_rows=rows, selected=selected, gone=gone)
+        self.progress(
+            f"{entity.name}: {rows:,} rows in the source, {selected:,} to read, {gone:,} gone,"
+            f" {len(partitions)} partitions"
+        )
+        return result
+
+    def nothing_done(self) -> list[dict[str, Any]]:
+        """No partitions."""
+        return []
+
+    def _gone(self, run: Run, versions: RowVersions, staging: StagingHook, scope: str) -> int:
+        """Stage the keys that the source no longer has; the number of them."""
+        gone = pa.array([], pa.string()) if scope == "quarantine" else versions.gone()
+        known = versions.known()
+        if len(gone) > max(_GONE_ALWAYS_ALLOWED, run.settings.max_deleted * known):
+            raise MigrationError(
+                "TOO_MANY_DELETED", f"{len(gone)} of {known} rows are gone.", entity=str(self.entity)
+            )
+        staging.write("gone", str(self.entity), "all", pa.table({"legacy_id": gone}))
+        return len(gone)
+
+    def _partitions(
+        self, run: Run, source: Snapshot, versions: RowVersions, scope: str
+    ) -> tuple[list[Partition], int]:
+        """Partitions, and how many rows are read."""
+        entity, at_least = ENTITIES[str(self.entity)], _partition_rows_wanted()
+        every = versions.count()
+        selection = None if scope == "everything" else versions.select(scope)
+        if selection is not None:
+            if not selection.rows:
+                return [Partition(entity.name, 0, None, None, 0)], 0
+            few = scope == "quarantine" or selection.rows <= _SHARE_READ_BY_KEYS * every
+            if few and not entity.source.whole:
+                return _by_keys(run, entity, selection, at_least), selection.rows
+        rows = source.count(entity)
+        size = partition_rows(rows, run.settings.batch_size, at_least)
+        cuts = [] if entity.source.whole or rows <= size else source.cuts(entity, size)
+        return plan_partitions(entity.name, cuts), every
+
+
+def _by_keys(run: Run, entity: Entity, selection: Selection, at_least: int) -> list[Partition]:
+    """Partitions of the selected rows; their keys are staged."""
+    size = partition_rows(len(selection.keys), run.settings.batch_size, at_least)
+    lists = [selection.keys[start : start + size] for start in range(0, len(selection.keys), size)]
+    ranges = plan_partitions(entity.name, [key for keys in lists[1:] if (key := keys[0]) is not None])
+    if len(ranges) < len(lists):  # the last one holds nothing but the rows without a key
+        lists[-2:] = [[*lists[-2], *lists[-1]]]
+    staging = StagingHook(run.run_id)
+    for partition, keys in zip(ranges, lists, strict=True):
+        texts = pa.array([None if key is None else str(key) for key in keys], pa.string())
+        staging.write("selected", entity.name, partition.name, pa.table({"key": texts}))
+    return [replace(part, selected=len(keys)) for part, keys in zip(ranges, lists, strict=True)]

@@ -1,9 +1,8 @@
-"""Completion: always runs, writes the report, closes the run with its true state."""
+"""Completion: the report and the true state of every run, and the end of its lock."""
 
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ from airflow.sdk import ObjectStoragePath
 from include.core.errors import MigrationError
 from include.core.report import as_html, as_text, build, headline
 from include.entities import ENTITIES
+from plugins.hooks.plans import PlansHook
+from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.staging import StagingHook, report_root, run_folder
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
@@ -21,55 +22,92 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class ReportOperator(MigrationOperator):
-    """The teardown of a run. It cannot turn a failed run green: Airflow leaves teardowns out of the verdict."""
+class CloseOperator(MigrationOperator):
+    """The last task of a run that succeeded: reports, closes it as completed, empties staging, frees the lock.
 
-    tracked = False
+    An ordinary task, so a failure of it fails the run, and one upstream keeps it from starting.
+    """
 
     def step(self, run: Run) -> str:
-        """Returns where the report was written."""
-        failed = self._failed_tasks(run)
+        """Returns where the report was written; raises RUN_STOPPED where any task failed, RUN_LOST."""
+        if failed := _failed_tasks(run, self.task_id):
+            raise MigrationError("RUN_STOPPED", f"Failed: {', '.join(failed)}.", run=run.run_id)
         folder = report_root() / run_folder(run.run_id)
-        try:
-            with TargetPostgresHook().session() as connection:
-                report = _tracked_report(TrackingHook(connection, run.run_id), failed, str(folder))
-        except MigrationError as error:
-            # Most likely the very reason why the run failed; the report must still be written.
-            LOG.warning("The tracking tables could not be read: %s", error)
-            report = _untracked_report(failed)
-        _write(folder, report)
-        if report["status"] == "completed" and not run.settings.keep_staging:
-            StagingHook(run.run_id).remove()
+        with TargetPostgresHook().session() as connection:
+            tracking = TrackingHook(connection, run.run_id)
+            tracking.stop_if_failed(fail_fast=True)
+            report = _report(connection, tracking, [])
+            _write(folder, report)
+            if not run.settings.keep_staging:
+                StagingHook(run.run_id).remove()
+            tracking.close_run("completed", {"entities": report["entities"]}, str(folder))
         self.progress(headline(report))
         self.progress(f"report: {folder}")
         return str(folder)
 
-    def _failed_tasks(self, run: Run) -> list[str]:
-        """Tasks that failed, written like the steps of tracking: ``loading.patients[0]``."""
-        states: dict[str, Any] = run.task_instance.get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
-        of_run = states.get(run.run_id, {})
-        failed = [task for task, state in of_run.items() if str(state) == "failed" and task != self.task_id]
-        return sorted(re.sub(r"_(\d+)$", r"[\1]", task) for task in failed)
+
+class ReportOperator(MigrationOperator):
+    """The teardown of a run, for one that failed: reports, closes it as failed, frees the lock.
+
+    It cannot turn a failed run green: Airflow leaves teardowns out of the verdict.
+
+    Args:
+        closing: the task that closes a run which succeeded.
+    """
+
+    tracked = False
+
+    def __init__(self, *, closing: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.closing = closing
+
+    def step(self, run: Run) -> str:
+        """Returns where the report was written."""
+        # One that was not closed has not succeeded, whatever its tasks were marked as.
+        failed = _failed_tasks(run, self.task_id) or [self.closing]
+        folder = report_root() / run_folder(run.run_id)
+        try:
+            with TargetPostgresHook().session() as connection:
+                tracking = TrackingHook(connection, run.run_id)
+                state = next(iter(tracking.facts("runs")), None)
+                if state is not None and state["status"] == "completed":
+                    self.progress(f"completed; report: {state['report_uri']}")
+                    return str(state["report_uri"])
+                report = _report(connection, tracking, failed)
+                _write(folder, report)
+                if state is not None:
+                    tracking.close_run("failed", {"entities": report["entities"]}, str(folder))
+        except MigrationError as error:
+            # Most likely the very reason why the run failed; the report must still be written.
+            LOG.warning("The tracking tables could not be used: %s", error)
+            report = _untracked_report(failed)
+            _write(folder, report)
+        self.progress(headline(report))
+        self.progress(f"report: {folder}")
+        return str(folder)
 
 
-def _tracked_report(tracking: TrackingHook, failed: list[str], location: str) -> dict[str, Any]:
+def _failed_tasks(run: Run, but: str) -> list[str]:
+    """Tasks that failed, written like the steps of tracking: ``loading.patients[0]``."""
+    return sorted(step for step, state in run.states().items() if state == "failed" and step != but)
+
+
+def _report(connection: Any, tracking: TrackingHook, failed: list[str]) -> dict[str, Any]:
     runs = tracking.facts("runs")
     # Causes first: tracking knows them from the tasks that were only stopped by them.
     causes = set(runs[0]["failed_steps"]) if runs else set()
-    failed = sorted(failed, key=lambda task: (task not in causes, task))
     # A run that failed before it was opened has no row; one cleared later has.
-    report = build(
+    return build(
         run=runs[0] if runs else None,
         batches=tracking.facts("batches"),
         checks=tracking.facts("checks"),
         findings=tracking.finding_counts(),
-        failed_tasks=failed,
+        failed_tasks=sorted(failed, key=lambda task: (task not in causes, task)),
         order=list(ENTITIES),
         now=datetime.now(UTC),
+        notes=RunNotes(connection, tracking.run_id).all(),
+        source_rows=PlansHook(connection, tracking.run_id).source_rows(),
     )
-    if runs:
-        tracking.close_run(report["status"], {"entities": report["entities"]}, location)
-    return report
 
 
 def _untracked_report(failed: list[str]) -> dict[str, Any]:

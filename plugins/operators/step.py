@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import resource
 import time
 from dataclasses import dataclass
@@ -16,13 +17,17 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 
 from include.core.errors import MigrationError
+from include.core.mapping import mapping_version
 from include.core.settings import Settings, check, params
 from include.core.tracking import Fates
 from include.entities import ENTITIES
+from plugins.hooks.run_lock import Heartbeat
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow.sdk.definitions.context import Context
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -59,19 +64,33 @@ class Run:
         ti = context["ti"]
         index = ti.map_index if ti.map_index is not None else -1
         dag_run = context["dag_run"]
-        known = params(ENTITIES, dry_run=True, environment={})
+        kind = "incremental" if "incremental" in ti.dag_id else "full"
+        known = params(ENTITIES, kind=kind, environment={})
         # Unknown keys of the trigger's conf never reach context["params"]: look at both.
         values = {**context["params"], **(dag_run.conf or {})}
         return cls(
             run_id=dag_run.run_id,
             dag_id=ti.dag_id,
-            type="incremental" if "incremental" in ti.dag_id else "full",
+            type=kind,
             settings=check(values, known),
             step=ti.task_id if index < 0 else f"{ti.task_id}[{index}]",
             attempt=ti.try_number,
             started_by=getattr(dag_run, "triggering_user_name", None) or "command line",
             task_instance=ti,
         )
+
+    def states(self, steps: Sequence[str] = ()) -> dict[str, str]:
+        """Airflow's states of the tasks of some steps, or of all there are."""
+        tasks = sorted({step.split("[")[0] for step in steps}) or None
+        found: dict[str, Any] = self.task_instance.get_task_states(
+            dag_id=self.dag_id, run_ids=[self.run_id], task_ids=tasks
+        )
+        # A mapped task is called loading.patients_0 there.
+        of_run = {
+            re.sub(r"_(\d+)$", r"[\1]", task): str(state)
+            for task, state in found.get(self.run_id, {}).items()
+        }
+        return {step: of_run[step] for step in steps if step in of_run} if steps else of_run
 
 
 class TransientOnly(RetryPolicy):
@@ -146,25 +165,40 @@ class MigrationOperator(BaseOperator):
         return {**common, "on_failure_callback": record_failure} if cls.tracked else common
 
     def execute(self, context: Context) -> Any:
-        """Check the parameters, enter the run's state, do the step."""
+        """Check the parameters, enter the run's state, do the step; nothing where the run is complete."""
         try:
             run = Run.of(context)
             LOG.setLevel(run.settings.log_level)
-            if self.tracked:
-                with TargetPostgresHook().session() as connection:
-                    TrackingHook(connection, run.run_id).enter(
-                        self.phase, run.step, fail_fast=run.settings.fail_fast
-                    )
-            return self.step(run)
+            return self._tracked_step(run) if self.tracked else self.step(run)
         except MigrationError as error:
             # What to do, line by line, so that whoever follows the progress lines sees it too.
             for line in (f"{self.task_id} failed", *str(error).splitlines()):
                 LOG.error("[migration] %-16s %s", self.phase, line)  # noqa: TRY400 - no trace wanted
             raise
 
+    def _tracked_step(self, run: Run) -> Any:
+        with TargetPostgresHook().session() as connection:
+            unfinished = TrackingHook(connection, run.run_id).enter(
+                self.phase,
+                run.step,
+                fail_fast=run.settings.fail_fast,
+                versions={"code_version": code_version(), "mapping_version": mapping_version()},
+                states=run.states,
+            )
+            heartbeat = Heartbeat(connection, run.run_id)
+        if not unfinished:
+            self.progress("the run is complete, so there is nothing to do; trigger a new run")
+            return self.nothing_done()
+        with heartbeat:
+            return self.step(run)
+
     def step(self, run: Run) -> Any:
         """What this step does."""
         raise NotImplementedError
+
+    def nothing_done(self) -> Any:
+        """What the task returns when it is cleared in a complete run; nothing that follows it does anything either."""
+        return None
 
     @property
     def phase(self) -> str:
@@ -188,6 +222,10 @@ class PartitionOperator(MigrationOperator):
     def __init__(self, *, partition: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.partition = partition
+
+    def nothing_done(self) -> dict[str, Any]:
+        """The partition, without batches."""
+        return {**self.partition, "batches": 0}
 
 
 class Clock:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from include.core.notes import Note
 from include.core.report import FATES, as_html, as_text, build, headline
 
 START = datetime(2024, 5, 6, 22, 0, 0, tzinfo=UTC)
@@ -83,6 +84,17 @@ def test_fates_of_an_entity_are_the_sums_of_its_load_batches_and_add_up() -> Non
         assert entity["source_rows"] == sum(entity[fate] for fate in FATES)
     assert (patients["seconds"], patients["rows_per_second"]) == (4.0, 75)
     assert (practices["seconds"], practices["rows_per_second"]) == (0, None)
+
+
+def test_an_incremental_run_tells_what_it_read_of_what_is_there_and_what_followed() -> None:
+    batches = [*BATCHES, batch("patients", "references", 5, updated=4, rejected=1)]
+    made = report(
+        run={**RUN, "type": "incremental"}, batches=batches, source_rows={"practices": 70, "patients": 3_000}
+    )
+    practices, patients = made["entities"]
+    assert (practices["source_rows"], practices["read"], practices["followed"]) == (70, 7, 0)
+    assert (patients["source_rows"], patients["read"], patients["followed"]) == (3_000, 300, 5)
+    assert headline(made).startswith("REAL RUN completed: 307 of 3,070 rows of 2 entities")
 
 
 def test_entities_that_loaded_nothing_are_left_out() -> None:
@@ -175,6 +187,28 @@ def test_findings_are_named() -> None:
     assert "1,234" in as_html(made)
 
 
+NOTES = [Note("initial_full", {}), Note("source_restored", {"reason": "another server"})]
+
+
+def test_notes_come_before_the_rows_and_warnings_first() -> None:
+    made = report(notes=NOTES)
+    assert [(note["code"], note["severity"]) for note in made["notes"]] == [
+        ("source_restored", "warn"),
+        ("initial_full", "info"),
+    ]
+    assert made["notes"][0]["facts"] == {"reason": "another server"}
+    lines = as_text(made).splitlines()
+    assert lines[2:5] == ["Notes", f"  warn: {NOTES[1].text}", f"  info: {NOTES[0].text}"]
+    page = as_html(made)
+    assert page.index("Notes") < page.index("another server") < page.index("Rows and their fates")
+
+
+def test_without_notes_the_summary_says_nothing_of_them() -> None:
+    made = report()
+    assert made["notes"] == []
+    assert "Notes" not in as_text(made)
+
+
 class Tags(HTMLParser):
     """Which tags a page has, and whether they close."""
 
@@ -200,6 +234,7 @@ def test_the_page_is_well_formed_and_escapes_every_value() -> None:
         failed_tasks=[HOSTILE],
         batches=[{**BATCHES[1], "entity": HOSTILE}],
         order=[HOSTILE],
+        notes=[Note("source_restored", {"reason": HOSTILE})],
     )
     page = as_html(made)
     tags = Tags()
@@ -207,7 +242,7 @@ def test_the_page_is_well_formed_and_escapes_every_value() -> None:
     assert tags.open == []
     assert "script" not in tags.seen
     assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 10
+    assert page.count("&lt;script&gt;") >= 11
 
 
 def test_a_report_without_anything_is_written_in_every_form() -> None:

@@ -16,7 +16,7 @@ VARIABLES = ("MIGRATION_BATCH_SIZE", "MIGRATION_MAX_RETRIES", "MIGRATION_LOG_LEV
 
 
 def known(**environment: str) -> list[Param]:
-    return params(ENTITIES, dry_run=True, environment=environment)
+    return params(ENTITIES, kind="full", environment=environment)
 
 
 def refused(values: dict[str, Any], **environment: str) -> MigrationError:
@@ -38,13 +38,21 @@ def test_without_values_the_defaults_hold() -> None:
         "fail_fast": True,
         "keep_staging": False,
         "log_level": "INFO",
+        # Of the incremental migration only: no full one takes them.
+        "allow_initial_full": False,
+        "redrive": False,
     }
-    assert check({}, params(ENTITIES, dry_run=False, environment={})).dry_run is False
+    assert check({}, params(ENTITIES, kind="incremental", environment={})).dry_run is False
 
 
 def test_every_declared_parameter_becomes_a_setting_and_travels_as_json() -> None:
-    settings = check({}, known())
-    assert {param.name for param in known()} == set(settings.to_json())
+    declared = params(ENTITIES, kind="incremental", environment={})
+    settings = check({}, declared)
+    assert {param.name for param in declared} == set(settings.to_json())
+    assert {param.name for param in declared} - {param.name for param in known()} == {
+        "allow_initial_full",
+        "redrive",
+    }
     assert json.loads(json.dumps(settings.to_json())) == {**settings.to_json(), "entities": []}
 
 

@@ -28,7 +28,7 @@ JOINED = Table("b", "j", {"id": Kind.INTEGER}, join="j.id = t.id", sql="(SELECT 
 def test_raw_columns_come_in_the_order_of_the_query() -> None:
     hidden = Table("c", "h", {"id": Kind.INTEGER})
     source = Source(tables=(FIRST, JOINED), expressions=(Expression("n", "(SELECT 1)", (hidden,)),))
-    assert source.raw_columns == ("legacy_id", "t.id", "t.name", "t.late", "j.x", "n")
+    assert source.raw_columns == ("legacy_id", "t.id", "t.name", "t.late", "j.x", "n", "source_version")
     assert source.all_tables() == (FIRST, JOINED, hidden)
     assert columns_of(FIRST) == {"id": Kind.INTEGER, "name": Kind.TEXT, "late": Kind.DATE}
 

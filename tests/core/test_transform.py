@@ -40,9 +40,9 @@ ENTITY = Entity(
 
 def raw(*rows: tuple[str | None, str | None]) -> pa.Table:
     keys = pa.array([row[0] for row in rows], pa.string())
-    return pa.table(
-        {"legacy_id": keys, "t.id": keys, "t.name": pa.array([row[1] for row in rows], pa.string())}
-    )
+    names = pa.array([row[1] for row in rows], pa.string())
+    versions = pa.array([f"v{key}" for key, _ in rows], pa.string())
+    return pa.table({"legacy_id": keys, "t.id": keys, "t.name": names, "source_version": versions})
 
 
 def rows(table: pa.Table) -> list[tuple[str | None, ...]]:
@@ -53,8 +53,8 @@ def test_rows_are_named_and_typed_as_declared() -> None:
     result = transform(ENTITY, raw(("7", "A"), ("8", None)))
     assert result.clean.schema == clean_schema(ENTITY)
     assert rows(result.clean) == [
-        ("7", target_id("practices", "7"), "A", "1", None),
-        ("8", target_id("practices", "8"), None, "1", None),
+        ("7", target_id("practices", "7"), "A", "1", None, "v7"),
+        ("8", target_id("practices", "8"), None, "1", None, "v8"),
     ]
     assert rows(result.findings) == [("8", "name_empty", "name")]
     assert rows(result.rejects) == []

@@ -34,7 +34,7 @@ NESTED = {
 }
 EMBEDDED = ("projects", "cases", "workflow_template_tasks")
 VALIDATION = ("counts", "key_sets", "integrity")
-REPORT = "completion.report"
+CLOSE, REPORT = "completion.close", "completion.report"
 
 
 def expected_tasks() -> set[str]:
@@ -44,7 +44,14 @@ def expected_tasks() -> set[str]:
         tasks |= {f"preparation.plan.{name}", f"transformation.{name}", f"loading.{name}"}
         tasks.add(".".join(part for part in ("extraction", NESTED.get(name, ""), name) if part))
     tasks |= {f"ai_enhancement.{name}{end}" for name in EMBEDDED for end in ("", "_index")}
-    return tasks | {"deduplication.patients", "loading.deleted_rows", "loading.patients_merged", REPORT}
+    tasks |= {f"loading.{name}_references" for name, entity in ENTITIES.items() if entity.references}
+    return tasks | {
+        "deduplication.patients",
+        "loading.deleted_rows",
+        "loading.patients_merged",
+        CLOSE,
+        REPORT,
+    }
 
 
 def before(dag: DAG, task_id: str) -> set[str]:
@@ -81,6 +88,7 @@ def test_every_phase_is_a_barrier(dag: DAG) -> None:
         ("transformation", "deduplication"),
         ("deduplication", "loading"),
         ("loading", "ai_enhancement"),
+        ("loading", "completion"),
     ],
 )
 def test_barriers_hold_behind_entities_that_were_not_chosen(dag: DAG, earlier: str, later: str) -> None:
@@ -105,7 +113,9 @@ def certain_upstream(dag: DAG, task_id: str) -> set[str]:
 
 
 def entity_of(task_id: str) -> str:
-    return task_id.rsplit(".", 1)[-1].removesuffix("_merged").removesuffix("_index")
+    return (
+        task_id.rsplit(".", 1)[-1].removesuffix("_references").removesuffix("_merged").removesuffix("_index")
+    )
 
 
 def test_parents_load_before_children(dag: DAG) -> None:
@@ -136,7 +146,15 @@ def test_the_report_is_the_teardown_of_the_run(dag: DAG) -> None:
     assert [task.task_id for task in dag.tasks if task.is_setup] == ["preparation.check_settings"]
     assert report.trigger_rule == TriggerRule.ALL_DONE_SETUP_SUCCESS
     assert not report.downstream_task_ids
-    assert before(dag, REPORT) == set(dag.task_ids) - {REPORT}
+    # Directly: a failure reaches the task before it at once, while others still write.
+    assert report.upstream_task_ids == set(dag.task_ids) - {REPORT}
+
+
+def test_success_is_recorded_by_an_ordinary_task_behind_all_others(dag: DAG) -> None:
+    close = dag.get_task(CLOSE)
+    assert not close.is_teardown
+    assert close.downstream_task_ids == {REPORT}
+    assert before(dag, CLOSE) == set(dag.task_ids) - {CLOSE, REPORT}
 
 
 def test_the_report_cannot_turn_a_failed_run_green(dag: DAG) -> None:
@@ -156,7 +174,8 @@ def test_tasks_that_handle_rows_are_mapped_over_partitions(dag: DAG, name: str) 
     tasks = [
         task
         for task in dag.tasks
-        if phase(task.task_id) == name and not task.task_id.endswith(("_index", ".deleted_rows"))
+        if phase(task.task_id) == name
+        and not task.task_id.endswith(("_index", ".deleted_rows", "_references"))
     ]
     assert tasks
     assert all(task.is_mapped for task in tasks)
@@ -167,21 +186,26 @@ def test_the_dag_survives_serialization(dag: DAG) -> None:
     assert set(stored.task_ids) == set(dag.task_ids)
 
 
-def test_a_second_run_at_the_same_time_and_backfills_are_off(dag: DAG) -> None:
-    assert (dag.schedule, dag.catchup, dag.max_active_runs) == (None, False, 1)
+def test_it_starts_by_hand_only(dag: DAG) -> None:
+    assert (dag.schedule, dag.catchup) == (None, False)
     assert not dag.fail_fast  # it would turn failed runs into successes
+
+
+def test_a_second_run_is_let_in_to_be_told_who_holds_the_lock(dag: DAG) -> None:
+    """Held back by Airflow it would wait in silence, and another Airflow would hold nothing back."""
+    assert dag.max_active_runs > 1
 
 
 class TestForm:
     def test_it_offers_the_params_of_settings_and_no_other(self, dag: DAG) -> None:
-        declared = {param.name: param.default for param in params(ENTITIES, dry_run=True, environment={})}
+        declared = {param.name: param.default for param in params(ENTITIES, kind="full", environment={})}
         assert dag.params.dump() == declared
 
     def test_the_risky_one_defaults_to_a_dry_run(self, dag: DAG) -> None:
         assert dag.params["dry_run"] is True
 
     def test_limits_and_choices_are_those_of_the_second_check(self, dag: DAG) -> None:
-        for param in params(ENTITIES, dry_run=True, environment={}):
+        for param in params(ENTITIES, kind="full", environment={}):
             shown = dag.params.get_param(param.name).schema
             assert (shown["type"], shown["title"]) == (param.kind, param.title)
             assert (shown.get("minimum"), shown.get("maximum")) == (param.minimum, param.maximum)

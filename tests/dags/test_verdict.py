@@ -29,11 +29,11 @@ def test_the_report_has_no_say_in_the_state_of_the_run(dag):
 
     deciding = DagRun._tis_for_dagrun_state(None, dag=dag, tis=every)
 
-    assert {task.task_id for task in deciding} == {"validation.integrity"}
+    assert {task.task_id for task in deciding} == {"completion.close"}
 
 
 def test_a_failure_of_any_task_reaches_the_deciding_one(dag):
-    before = dag.get_task("validation.integrity").get_flat_relative_ids(upstream=True)
+    before = dag.get_task("completion.close").get_flat_relative_ids(upstream=True)
 
-    assert before == set(dag.task_ids) - {"validation.integrity", "completion.report"}
-    assert dag.get_task("validation.integrity").trigger_rule == "none_failed"
+    assert before == set(dag.task_ids) - {"completion.close", "completion.report"}
+    assert dag.get_task("completion.close").trigger_rule == "none_failed"

@@ -51,8 +51,8 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
         [case, patient],
     )
     tracking = TrackingHook(connection, "example")
-    tracking.open_run(type="full", dry_run=False, parameters={}, mapping_version="1", code_version="1",
-                      started_by="test", source_horizon=None)
+    tracking.open_run(type="full", scope="everything", dry_run=False, parameters={}, mapping_version="1",
+                      rules_version="1", code_version="1", started_by="test", source_horizon=None, source_identity={})
     batch = LoadBatch("p000-b0000", "all", with_hashes(made.clean), made.rejects, made.findings)
     fates, _ = BatchLoader(connection, tracking, entity, dry_run=False).load(batch, 1)
     stored = connection.execute(

@@ -121,7 +121,7 @@ def _commands(text: str) -> list[str]:
 def test_the_readme_lists_the_params_with_their_defaults(readme):
     table = readme.split("## Parameters")[1].split("\n## ")[0]
     listed = re.findall(r"^\| `(\w+)` \| `([^`]+)`", table, re.MULTILINE)
-    declared = params(ENTITIES, dry_run=True, environment={})
+    declared = params(ENTITIES, kind="full", environment={})
 
     assert [(name, json.loads(default)) for name, default in listed] == [
         (p.name, p.default) for p in declared

@@ -157,7 +157,9 @@ class TestSecondRealRun:
             assert fates == {
                 **dict.fromkeys(FATES, 0),
                 "deleted": 0,
+                "followed": 0,
                 "source_rows": first[entity]["source_rows"],
+                "read": first[entity]["read"],
                 "unchanged": stored,
                 "rejected": first[entity]["rejected"],
             }

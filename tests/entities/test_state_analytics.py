@@ -19,7 +19,7 @@ RAW: list[Row] = [
         "t.changed_at": "2024-01-02 03:04:05+00",
         "t.actor_id": "9",
         "t.instruction_id": "42",
-        "q.slow_minutes": "100.5",
+        "is_slow": "t",
         "from_status": "11",
         "from_on": "f",
         "minutes": "100.99",
@@ -31,6 +31,7 @@ RAW: list[Row] = [
         "t.on": "f",
         "t.changed_at": "2024-01-03 00:00:00+00",
         "t.instruction_id": "43",
+        "is_slow": "f",
     },
 ]
 
@@ -69,20 +70,16 @@ def test_every_column_of_a_first_row_and_of_one_with_a_row_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("minutes", "slow", "whole", "bottleneck"),
+    ("minutes", "whole"),
     [
-        ("0", "0", "0", "f"),
-        ("0.999", None, "0", "f"),
-        ("100", "100", "100", "f"),
-        ("100.0001", "100", "100", "t"),
-        ("1e3", "999", "1000", "t"),
-        ("525600000", "1", "525600000", "t"),
-        (None, "1", None, "f"),
+        ("0", "0"),
+        ("0.999", "0"),
+        ("100.0001", "100"),
+        ("1e3", "1000"),
+        ("525600000", "525600000"),
+        (None, None),
     ],
 )
-def test_minutes_are_whole_and_slow_is_above_the_percentile(
-    minutes: str | None, slow: str | None, whole: str | None, bottleneck: str
-) -> None:
-    row: Row = {"legacy_id": "1", "t.id": "1", "t.status": "11", "minutes": minutes, "q.slow_minutes": slow}
-    clean = result_of(ENTITY, [row]).clean["1"]
-    assert (clean["duration_minutes"], clean["bottleneck_detected"]) == (whole, bottleneck)
+def test_minutes_are_whole(minutes: str | None, whole: str | None) -> None:
+    row: Row = {"legacy_id": "1", "t.id": "1", "t.status": "11", "minutes": minutes}
+    assert result_of(ENTITY, [row]).clean["1"]["duration_minutes"] == whole

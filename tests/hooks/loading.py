@@ -16,18 +16,21 @@ from include.core.tracking import Fates
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, clean_schema
 from include.entities import ENTITIES
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
-from plugins.hooks.tracking import TrackingHook
+from plugins.hooks.tracking import LedgerRow, TrackingHook
 
 DIMENSIONS = 64
 Row = Mapping[str, str | None]
 
 _OPEN = {
     "type": "full",
+    "scope": "everything",
     "parameters": {"entities": []},
     "mapping_version": "test",
+    "rules_version": "test",
     "code_version": "test",
     "started_by": "test",
     "source_horizon": 7,
+    "source_identity": {},
 }
 
 
@@ -58,11 +61,6 @@ def patient(key: int, **values: str | None) -> Row:
         "preferences": "{}",
     }
     return _row("patients", key, row, values)
-
-
-def merged(key: int, survivor: int, **values: str | None) -> Row:
-    """A patient that was merged into another one."""
-    return patient(key, merged_into=target_id("patients", str(survivor)), **values)
 
 
 def case(key: int, patient_key: int, **values: str | None) -> Row:
@@ -144,10 +142,22 @@ class Target:
         self.connection = connection
 
     def tracking(self, run: str, *, dry_run: bool = False, **values: Any) -> TrackingHook:
-        """The tracking of a run, opened."""
+        """The tracking of a run, opened; the one before it, which tests do not close, no longer holds the lock."""
+        self.connection.execute("DELETE FROM migration.run_lock WHERE run_id <> %s", [run])
         tracking = TrackingHook(self.connection, run)
         tracking.open_run(**{**_OPEN, "dry_run": dry_run, **values})
         return tracking
+
+    def decide(self, run: str, survivors: Mapping[int, int]) -> None:
+        """What deduplication of patients decided in a run: merged legacy id to its survivor's."""
+        tracking = self.tracking(run)
+        self.connection.execute("DELETE FROM migration.survivors WHERE run_id = %s", [run])
+        for merged_key, survivor in survivors.items():
+            self.connection.execute(
+                "INSERT INTO migration.survivors VALUES (%s, 'patients', %s, %s)",
+                [run, target_id("patients", str(merged_key)), target_id("patients", str(survivor))],
+            )
+        tracking.record_batch(LedgerRow("patients", "deduplication", "all", "", Fates(), 1, 0.0))
 
     def load(
         self,

@@ -6,8 +6,10 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 
 from include.core.errors import MigrationError
@@ -15,7 +17,8 @@ from include.core.ids import target_id
 from include.core.tracking import Fates
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA
 from include.entities import ENTITIES
-from plugins.hooks.batch_loader import BatchLoader, LoadBatch, survivors
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch, merged_ids
+from plugins.hooks.deletions import Deletions
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 from tests.hooks.loading import (
@@ -24,7 +27,6 @@ from tests.hooks.loading import (
     case,
     clean_table,
     member,
-    merged,
     patient,
     performance,
     practice,
@@ -243,7 +245,11 @@ GOOD: dict[str, Callable[[], Sequence[Row]]] = {
 }
 POISON = {
     "not null": ("practices", practice(99, address=None, name=SECRET), "address"),
-    "check": ("patients", merged(99, 99, first_name=SECRET), "patients_check"),
+    "check": (
+        "patients",
+        patient(99, merged_into=target_id("patients", "99"), first_name=SECRET),
+        "patients_check",
+    ),
     "unique": (
         "patients",
         patient(99, patient_number="P000011", first_name=SECRET),
@@ -403,6 +409,7 @@ Batches = Sequence[tuple[str, Sequence[Row]]]
 
 
 def whole_run(target: Target, batches: Batches, run: str, *, dry_run: bool) -> list[Fates]:
+    target.decide(run, {2: 3, 5: 4, 6: 3})
     return [
         target.load(entity, rows, run=run, batch=f"p000-b{number:04}", dry_run=dry_run)
         for number, (entity, rows) in enumerate(batches)
@@ -426,7 +433,7 @@ class TestDryRun:
             ("profiles", [profile(1), profile(2)]),
             ("practice_members", [member(1, 3, 1), member(2, 4, 2), member(3, 3, 1)]),
             ("patients", [patient(1), patient(3, practice_id=target_id("practices", "3")), patient(4)]),
-            ("patients", [merged(2, 3), merged(5, 4, gender="?"), merged(6, 3)]),
+            ("patients", [patient(2), patient(5, gender="?"), patient(6)]),
             ("cases", [case(1, 3), case(2, 404), case(3, 6, practice_id=target_id("practices", "4"))]),
             ("workflow_templates", [workflow(1, parent=2), workflow(2), workflow(3, metadata="?")]),
             ("workflow_template_tasks", [task(1, 1, 1), task(2, 1, 1), task(3, 2, 1), task(4, 3, 1)]),
@@ -462,55 +469,185 @@ class TestDryRun:
 
 
 class TestMerges:
+    """Rows that deduplication merged, as it decided in the run (``Target.decide``)."""
+
     def test_a_merged_row_is_kept_beside_its_survivor(self, target: Target) -> None:
+        target.decide("run-1", {2: 1})
         target.load("patients", [patient(1)])
-        assert target.load("patients", [merged(2, 1)], batch="merged") == Fates(1, merged=1)
+        assert target.load("patients", [patient(2)], batch="merged") == Fates(1, merged=1)
         assert str(target.row("patients", 2)["merged_into"]) == target_id("patients", "1")
         assert target.states("patients") == {"1": "live", "2": "merged"}
-        assert survivors(target.connection, "patients").to_pylist() == [
-            {"legacy_id": "2", "survivor_id": "1"}
-        ]
-        assert target.load("patients", [merged(2, 1)], run="run-2") == Fates(1, unchanged=1)
+
+    def test_without_a_new_decision_merges_stay(self, target: Target) -> None:
+        target.decide("run-1", {2: 1})
+        target.load("patients", [patient(1), patient(2)])
+        assert target.load("patients", [patient(2)], run="run-2") == Fates(1, unchanged=1)
         assert target.all("SELECT count(*) FROM migration.merges") == [(1,)]
+        assert merged_ids(target.connection, "run-2", "patients").to_pylist() == [target_id("patients", "2")]
 
     def test_merging_an_existing_row_keeps_what_it_was_and_children_follow(self, target: Target) -> None:
         target.load("patients", [patient(1), patient(2, first_name="Ann")])
         target.load("cases", [case(1, 2)])
-        assert target.load("patients", [merged(2, 1, first_name="Ann")], run="run-2") == Fates(1, merged=1)
-        assert target.load("cases", [case(1, 1)], run="run-2") == Fates(1, updated=1)
+        target.decide("run-2", {2: 1})
+        assert target.load("patients", [patient(2, first_name="Ann")], run="run-2") == Fates(1, merged=1)
+        assert target.load("cases", [case(1, 2)], run="run-2") == Fates(1, updated=1)
         assert str(target.row("cases", 1)["patient_id"]) == target_id("patients", "1")
+        assert target.load("cases", [case(1, 2)], run="run-2") == Fates(1, unchanged=1)
         (image,) = target.all("SELECT before_image FROM migration.merges")[0]
         assert (image["first_name"], image["merged_into"]) == ("Ann", None)
 
-    def test_a_merge_is_undone(self, target: Target) -> None:
-        target.load("patients", [patient(1)])
-        target.load("patients", [merged(2, 1)], batch="merged")
+    def test_a_merge_is_undone_and_children_come_back(self, target: Target) -> None:
+        target.decide("run-1", {2: 1})
+        target.load("patients", [patient(1), patient(2)])
+        target.load("cases", [case(1, 2)])
+        target.decide("run-2", {})
         assert target.load("patients", [patient(2)], run="run-2") == Fates(1, updated=1)
         assert target.row("patients", 2)["merged_into"] is None
         assert target.states("patients") == {"1": "live", "2": "live"}
         assert target.all("SELECT survivor_id FROM migration.id_map WHERE legacy_id = '2'") == [(None,)]
         assert target.all("SELECT undone_at IS NOT NULL FROM migration.merges") == [(True,)]
-        assert survivors(target.connection, "patients").num_rows == 0
+        assert merged_ids(target.connection, "run-2", "patients").to_pylist() == []
+        assert target.load("cases", [case(1, 2)], run="run-2") == Fates(1, updated=1)
+        assert target.all("SELECT count(*) FROM migration.redirects") == [(0,)]
 
     def test_a_merge_into_another_survivor_replaces_the_first(self, target: Target) -> None:
         target.load("patients", [patient(1), patient(3)])
         for run, survivor in (("run-1", 1), ("run-2", 3)):
-            target.load("patients", [merged(2, survivor)], run=run, batch="merged")
+            target.decide(run, {2: survivor})
+            target.load("patients", [patient(2)], run=run, batch="merged")
         merges = target.all(
             "SELECT survivor_id::text, undone_at IS NULL FROM migration.merges ORDER BY merged_at, id"
         )
         assert merges == [(target_id("patients", "1"), False), (target_id("patients", "3"), True)]
 
     def test_a_merge_into_a_missing_survivor_waits(self, target: Target) -> None:
-        assert target.load("patients", [merged(2, 404)]) == Fates(1, rejected=1)
+        target.decide("run-1", {2: 1})
+        assert target.load("patients", [patient(2)]) == Fates(1, rejected=1)
         assert target.quarantine("patients") == [("2", "parent_missing", "merged_into")]
 
     def test_a_merged_row_that_changes_stays_merged(self, target: Target) -> None:
-        target.load("patients", [patient(1)])
-        target.load("patients", [merged(2, 1)], batch="merged")
-        assert target.load("patients", [merged(2, 1, suffix="Jr")], run="run-2") == Fates(1, merged=1)
-        assert target.row("patients", 2)["suffix"] == "Jr"
+        target.decide("run-1", {2: 1})
+        target.load("patients", [patient(1), patient(2)])
+        assert target.load("patients", [patient(2, first_name="New")], run="run-2") == Fates(1, merged=1)
+        assert target.row("patients", 2)["first_name"] == "New"
         assert target.all("SELECT count(*) FROM migration.merges WHERE undone_at IS NULL") == [(1,)]
+
+
+def affected(target: Target, entity: str, run: str = "run-2", *, dry_run: bool = False) -> Fates:
+    """Rows of the target whose references fit no more, merged again."""
+    loader = BatchLoader(
+        target.connection, target.tracking(run, dry_run=dry_run), ENTITIES[entity], dry_run=dry_run
+    )
+    return loader.load_affected("a01", 100, 1)
+
+
+def stored(target: Target, entity: str) -> list[tuple[Any, ...]]:
+    """Everything kept of an entity, but for which run and when."""
+    queries = (
+        f"SELECT to_jsonb(t) FROM public.{entity} t WHERE deleted_at IS NULL ORDER BY id",
+        "SELECT legacy_id, content_hash, source_version, state FROM migration.id_map"
+        f" WHERE entity = '{entity}' ORDER BY 1",
+        f"SELECT legacy_id, code, payload FROM migration.quarantine WHERE entity = '{entity}'"
+        " AND status = 'open' ORDER BY 1",
+        f"SELECT legacy_id, code FROM migration.findings WHERE entity = '{entity}' ORDER BY 1, 2",
+        f"SELECT legacy_id, original_id FROM migration.redirects WHERE entity = '{entity}' ORDER BY 1, 2",
+    )
+    return [row for query in queries for row in target.all(query)]
+
+
+class TestAffectedRows:
+    """What becomes of rows that did not change while what they refer to did: the same as if they were loaded."""
+
+    CREATOR = target_id("profiles", "5")
+
+    def delete(self, target: Target, entity: str, key: str) -> None:
+        with target.connection.transaction():
+            deletions = Deletions(target.connection, ENTITIES[entity], "run-2")
+            deletions.take(pa.table({"legacy_id": [key]}))
+            deletions.mark()
+
+    def test_nothing_is_affected_where_nothing_changed(self, target: Target) -> None:
+        target.load("patients", [patient(1)])
+        target.load("cases", [case(1, 1)])
+        target.load("projects", [project(1, creator_id=self.CREATOR)])
+        images = [target.image(f"public.{entity}") for entity in ("cases", "projects")]
+        assert [affected(target, entity) for entity in ("patients", "cases", "projects")] == [Fates()] * 3
+        assert [target.image(f"public.{entity}") for entity in ("cases", "projects")] == images
+        assert target.all("SELECT count(*) FROM migration.batches WHERE phase = 'references'") == [(0,)]
+
+    def test_children_of_a_deleted_parent_go_to_quarantine(self, target: Target) -> None:
+        target.load("patients", [patient(1), patient(2)])
+        target.load("cases", [case(10, 1), case(20, 2)])
+        self.delete(target, "patients", "2")
+        assert affected(target, "cases") == Fates(1, rejected=1)
+        assert target.quarantine("cases") == [("20", "parent_missing", "patient_id")]
+        assert affected(target, "cases") == Fates()
+        followed = stored(target, "cases")
+        assert target.load("cases", [case(10, 1), case(20, 2)], run="run-3").rejected == 1
+        assert stored(target, "cases") == followed
+
+    def test_an_optional_reference_is_cleared_and_comes_back(self, target: Target) -> None:
+        target.load("profiles", [profile(5)])
+        owned = project(1, creator_id=self.CREATOR)
+        target.load("projects", [owned], findings=[("1", "owner_missing", "case_id")])
+        before = stored(target, "projects")
+        self.delete(target, "profiles", "5")
+        assert affected(target, "projects") == Fates(1, updated=1)
+        assert target.row("projects", 1)["creator_id"] is None
+        cleared = stored(target, "projects")
+        finding = [("1", "owner_missing", "case_id")]
+        assert target.load("projects", [owned], run="run-2", findings=finding) == Fates(1, unchanged=1)
+        assert stored(target, "projects") == cleared
+        target.load("profiles", [profile(5)], run="run-3")
+        assert affected(target, "projects", "run-3") == Fates(1, updated=1)
+        assert stored(target, "projects") == before
+
+    def test_children_follow_a_merge_and_come_back(self, target: Target) -> None:
+        target.load("patients", [patient(1), patient(2)])
+        target.load("cases", [case(1, 1), case(2, 2)])
+        before = stored(target, "cases")
+        target.decide("run-2", {2: 1})
+        assert affected(target, "patients") == Fates(1, merged=1)
+        assert affected(target, "cases") == Fates(1, updated=1)
+        assert str(target.row("cases", 2)["patient_id"]) == target_id("patients", "1")
+        assert affected(target, "cases") == Fates()
+        target.decide("run-3", {})
+        assert affected(target, "patients", "run-3") == Fates(1, updated=1)
+        assert affected(target, "cases", "run-3") == Fates(1, updated=1)
+        assert stored(target, "cases") == before
+
+    def test_the_survivor_is_deleted(self, target: Target) -> None:
+        target.decide("run-1", {2: 1})
+        target.load("patients", [patient(1), patient(2)])
+        target.load("cases", [case(1, 1), case(2, 2)])
+        self.delete(target, "patients", "1")
+        target.decide("run-2", {})
+        assert affected(target, "patients") == Fates(1, updated=1)
+        assert affected(target, "cases") == Fates(2, updated=1, rejected=1)
+        assert str(target.row("cases", 2)["patient_id"]) == target_id("patients", "2")
+        assert target.quarantine("cases") == [("1", "parent_missing", "patient_id")]
+
+    def test_a_dry_run_predicts_it_and_touches_nothing(self, target: Target) -> None:
+        target.load("patients", [patient(1), patient(2), patient(3)])
+        target.load("cases", [case(1, 1), case(2, 2), case(3, 3)])
+        image = target.image("public.cases")
+        target.decide("dry", {2: 1})
+        with target.connection.transaction():
+            deletions = Deletions(target.connection, ENTITIES["patients"], "dry")
+            deletions.take(pa.table({"legacy_id": ["3"]}))
+            deletions.plan()
+        assert affected(target, "patients", "dry", dry_run=True) == Fates(1, merged=1)
+        assert affected(target, "cases", "dry", dry_run=True) == Fates(2, updated=1, rejected=1)
+        assert affected(target, "cases", "dry", dry_run=True) == Fates()
+        assert target.image("public.cases") == image
+
+    def test_many_are_taken_in_batches(self, target: Target) -> None:
+        target.load("patients", [patient(1)])
+        target.load("cases", [case(key, 1) for key in range(1, 8)])
+        self.delete(target, "patients", "1")
+        loader = BatchLoader(target.connection, target.tracking("run-2"), ENTITIES["cases"], dry_run=False)
+        batches = [loader.load_affected(f"b{number}", 3, 1).extracted for number in range(4)]
+        assert batches == [3, 3, 1, 0]
 
 
 def test_a_killed_task_cancels_its_statement(target_dsn: str) -> None:

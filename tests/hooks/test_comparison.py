@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from include.core.batches import Partition, batch_name
-from include.core.resolve import SURVIVOR_SCHEMA, follow_survivors, split_merged, with_hashes
+from include.core.ids import target_id, target_ids
+from include.core.resolve import split_merged, with_hashes
 from include.core.tracking import Check, Fates, failures
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, transform
 from include.entities import ENTITIES
@@ -71,21 +72,30 @@ def migrate() -> None:
     """What the operators do, entity by entity, with one merged patient and a vector for every document."""
     with LegacyMdwHook().snapshot() as source, TargetPostgresHook().session() as connection:
         survivor, duplicate = next(source.keys(ENTITIES["patients"])).to_pylist()[:2]
-        merged = pa.table({"legacy_id": [duplicate], "survivor_id": [survivor]}, schema=SURVIVOR_SCHEMA)
+        merged = target_ids("patients", pa.array([duplicate]))
         tracking, staging = TrackingHook(connection, RUN), StagingHook(RUN)
         tracking.open_run(
             type="full",
+            scope="everything",
             dry_run=False,
             parameters={"entities": []},
             mapping_version="1",
+            rules_version="1",
             code_version="1",
             started_by="test",
             source_horizon=source.horizon(),
+            source_identity={},
         )
+        connection.execute(
+            "INSERT INTO migration.survivors VALUES (%s, 'patients', %s, %s)",
+            [RUN, target_id("patients", duplicate), target_id("patients", survivor)],
+        )
+        tracking.record_batch(LedgerRow("patients", "deduplication", "all", "", Fates(), 1, 0.1))
         for entity in ENTITIES.values():
             loader = BatchLoader(connection, tracking, entity, dry_run=False)
             late = []
             partition = Partition(entity.name, 0, None, None)
+            staging.write("keys", entity.name, "k0000", pa.table({"legacy_id": next(source.keys(entity))}))
             for number, raw in enumerate(source.batches(entity, partition, 100)):
                 name, result = batch_name(partition, number), transform(entity, raw)
                 for kind in ("clean", "rejects"):
@@ -94,10 +104,10 @@ def migrate() -> None:
                 for phase, count in (("extraction", raw.num_rows), ("transformation", rows)):
                     fates = Fates(count, undecided=count)
                     tracking.record_batch(LedgerRow(entity.name, phase, name, "", fates, 1, 0.1))
-                clean = follow_survivors(entity, result.clean, {"patients": merged})
+                clean = result.clean
                 if entity.deduplicate:
-                    late.append(split_merged(entity, clean, merged, only_merged=True))
-                    clean = split_merged(entity, clean, merged, only_merged=False)
+                    late.append(split_merged(clean, merged, only_merged=True))
+                    clean = split_merged(clean, merged, only_merged=False)
                 loader.load(LoadBatch(name, "", with_hashes(clean), result.rejects, result.findings), 1)
             for number, clean in enumerate(late):
                 empty = REJECT_SCHEMA.empty_table(), FINDING_SCHEMA.empty_table()

@@ -19,7 +19,7 @@ from plugins.hooks.vectors import VectorStore
 from plugins.operators import embed
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
 from plugins.operators.step import Run
-from tests.hooks.loading import DIMENSIONS, Target, merged, patient, project, task, workflow
+from tests.hooks.loading import DIMENSIONS, Target, patient, project, task, workflow
 
 RUN = "run-1"
 
@@ -47,7 +47,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> CountingProvider:
 
 
 def step_of(entity: str) -> Run:
-    settings = check({"dry_run": False}, params(ENTITIES, dry_run=False, environment={}))
+    settings = check({"dry_run": False}, params(ENTITIES, kind="incremental", environment={}))
     return Run(RUN, "mdw_full_migration", "full", settings, entity, 1, "test", None)  # type: ignore[arg-type]
 
 
@@ -144,8 +144,9 @@ def test_partitions_see_their_own_rows(target: Target, provider: CountingProvide
 
 
 def test_only_live_rows_have_documents(target: Target, provider: CountingProvider) -> None:
+    target.decide(RUN, {2: 1})
     target.load("patients", [patient(1)], run=RUN)
-    target.load("patients", [merged(2, 1)], run=RUN, batch="merged")
+    target.load("patients", [patient(2)], run=RUN, batch="merged")
     target.load("projects", [project(1), project(2), project(3)], run=RUN)
     target.connection.execute("UPDATE public.projects SET deleted_at = now() WHERE legacy_project_id = 2")
     target.connection.execute("UPDATE migration.id_map SET state = 'quarantined' WHERE legacy_id = '3'")

@@ -188,8 +188,9 @@ class TestEveryRowHasOneFate:
     @pytest.fixture(autouse=True)
     def run(self, connection: Connection) -> None:
         connection.execute(
-            "INSERT INTO migration.runs (run_id, type, dry_run, status, parameters, mapping_version, code_version)"
-            " VALUES ('r', 'full', false, 'running', '{}', '1', '1')"
+            "INSERT INTO migration.runs (run_id, type, scope, dry_run, status, parameters, mapping_version,"
+            " rules_version, code_version)"
+            " VALUES ('r', 'full', 'everything', false, 'running', '{}', '1', '1', '1')"
         )
 
     @pytest.mark.parametrize("extracted", [20, 22])
@@ -298,6 +299,6 @@ def test_postgresql_16_takes_it_all(tmp_path: Path) -> None:
             connection.execute("SELECT migration.open_stage('cases')")
             connection.execute("SELECT migration.classify_stage('r', 'cases')")
             assert (
-                connection.execute("SELECT * FROM migration.apply_stage('r', 'cases', '1')").fetchone()
+                connection.execute("SELECT * FROM migration.apply_stage('r', 'cases', '1', '1')").fetchone()
                 == (0,) * 6
             )

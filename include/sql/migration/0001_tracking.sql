@@ -11,7 +11,10 @@ CREATE TABLE migration.schema_versions (
 
 CREATE TABLE migration.runs (
   run_id text PRIMARY KEY,
+  dag_id text,
   type text NOT NULL CHECK (type IN ('full', 'incremental')),
+  -- Which source rows it takes up.
+  scope text NOT NULL CHECK (scope IN ('everything', 'changes', 'quarantine')),
   dry_run boolean NOT NULL,
   status text NOT NULL CHECK (status IN ('running', 'completed', 'failed')),
   phase text,
@@ -20,11 +23,25 @@ CREATE TABLE migration.runs (
   started_by text,
   parameters jsonb NOT NULL,
   mapping_version text NOT NULL,
+  rules_version text NOT NULL,
   code_version text NOT NULL,
   source_horizon bigint,
+  source_identity jsonb,
   failed_steps text[] NOT NULL DEFAULT '{}',
   counts jsonb,
   report_uri text
+);
+
+-- The run that may write: one row at most. Process and its space where the whole run lives in one process.
+CREATE TABLE migration.run_lock (
+  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+  run_id text NOT NULL UNIQUE REFERENCES migration.runs DEFERRABLE INITIALLY DEFERRED,
+  since timestamptz NOT NULL DEFAULT clock_timestamp(),
+  heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  host text NOT NULL,
+  process_space text,
+  pid integer,
+  process_started double precision
 );
 
 CREATE TABLE migration.batches (
@@ -61,12 +78,27 @@ CREATE TABLE migration.id_map (
   target_id uuid NOT NULL,
   survivor_id uuid,
   content_hash bytea,
+  -- Of the source row that was loaded (include/core/source_query.py), and what it was transformed by.
+  source_version uuid,
   mapping_version text,
+  rules_version text,
   state text NOT NULL CHECK (state IN ('live', 'merged', 'deleted', 'quarantined')),
   first_run text NOT NULL,
   last_run text NOT NULL,
+  -- When the business row was written last.
+  written_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (entity, legacy_id),
   CHECK ((state = 'merged') = (survivor_id IS NOT NULL))
+);
+CREATE INDEX id_map_merged ON migration.id_map (entity) INCLUDE (target_id, survivor_id) WHERE state = 'merged';
+
+-- References that are stored otherwise than the source has them: led to a survivor, or cleared.
+CREATE TABLE migration.redirects (
+  entity text NOT NULL,
+  legacy_id text NOT NULL,
+  "column" text NOT NULL,
+  original_id uuid NOT NULL,
+  PRIMARY KEY (entity, legacy_id, "column")
 );
 
 CREATE TABLE migration.finding_kinds (
@@ -104,8 +136,8 @@ CREATE INDEX findings_code ON migration.findings (code);
 
 CREATE TABLE migration.watermarks (
   name text PRIMARY KEY,
-  horizon bigint NOT NULL,
-  system_identifier text,
+  horizon bigint,
+  identity jsonb,
   run_id text NOT NULL,
   recorded_at timestamptz NOT NULL DEFAULT now()
 );
@@ -149,6 +181,16 @@ CREATE TABLE migration.checks (
   PRIMARY KEY (run_id, name, entity)
 );
 
+-- What must be known to read the report of a run (include/core/notes.py): facts, never values of rows.
+CREATE TABLE migration.run_notes (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run_id text NOT NULL REFERENCES migration.runs,
+  code text NOT NULL,
+  subject text NOT NULL DEFAULT '',
+  facts jsonb NOT NULL,
+  UNIQUE (run_id, code, subject)
+);
+
 CREATE TABLE migration.audit_log (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -156,6 +198,27 @@ CREATE TABLE migration.audit_log (
   run_id text,
   event text NOT NULL,
   details jsonb NOT NULL DEFAULT '{}'
+);
+
+-- What each entity's rows were planned to be in a run; made once, so that a repeated step finds the same.
+CREATE TABLE migration.plans (
+  run_id text NOT NULL REFERENCES migration.runs,
+  entity text NOT NULL,
+  source_rows bigint NOT NULL,
+  selected_rows bigint NOT NULL,
+  gone_rows bigint NOT NULL,
+  partitions jsonb NOT NULL,
+  recorded_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (run_id, entity)
+);
+
+-- What deduplication decided in a run under way: every merged row and its survivor. Emptied with the run.
+CREATE TABLE migration.survivors (
+  run_id text NOT NULL,
+  entity text NOT NULL,
+  id uuid NOT NULL,
+  survivor_id uuid NOT NULL,
+  PRIMARY KEY (run_id, entity, id)
 );
 
 -- Target ids that a dry run would have created or deleted, so that children fare as they would. Emptied with the run.
@@ -170,7 +233,9 @@ CREATE UNLOGGED TABLE migration.planned_ids (
 CREATE TABLE migration.entities (
   entity text PRIMARY KEY,
   columns text[] NOT NULL,
-  refs jsonb NOT NULL
+  refs jsonb NOT NULL,
+  -- Where its vectors are: table, owner.
+  vectors jsonb
 );
 
 CREATE FUNCTION migration.refuse_change() RETURNS trigger
@@ -204,6 +269,16 @@ BEGIN
 END $$;
 CREATE TRIGGER audit AFTER INSERT OR UPDATE ON migration.batches
   FOR EACH ROW EXECUTE FUNCTION migration.audit_batch();
+
+CREATE FUNCTION migration.audit_note() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+  INSERT INTO migration.audit_log (run_id, event, details)
+  VALUES (NEW.run_id, 'note ' || NEW.code, NEW.facts);
+  RETURN NEW;
+END $$;
+CREATE TRIGGER audit AFTER INSERT OR UPDATE ON migration.run_notes
+  FOR EACH ROW EXECUTE FUNCTION migration.audit_note();
 
 DO $$
 DECLARE

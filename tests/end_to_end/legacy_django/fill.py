@@ -34,6 +34,7 @@ def configure(dsn: str) -> None:
         DEFAULT_AUTO_FIELD="django.db.models.AutoField",
         USE_TZ=True,
         TIME_ZONE="America/New_York",
+        LOGGING_CONFIG=None,  # the handlers of whoever imports this stay as they are
         PASSWORD_HASHERS=["django.contrib.auth.hashers.UnsaltedMD5PasswordHasher"],
     )
 
@@ -47,13 +48,17 @@ def install_app() -> None:
     django.setup()
 
 
-def fill() -> None:
-    """Tables, then rows."""
+def make_tables() -> None:
+    """First those of auth by its migrations, then the app's, which has none, by its models."""
     from django.core.management import call_command  # noqa: PLC0415
 
-    # First auth by its migrations, then the app, which has none, by its models.
     call_command("migrate", verbosity=0)
     call_command("migrate", run_syncdb=True, verbosity=0)
+
+
+def fill() -> None:
+    """Tables, then rows."""
+    make_tables()
     offices, doctors = _practices()
     patients = _patients(offices, doctors)
     orders = _orders(patients)

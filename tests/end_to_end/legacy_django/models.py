@@ -1,4 +1,7 @@
-"""Models of the legacy tables (docs/legacy-mdw.md sections 1.4 to 1.14), as its app `dispatch` would have them."""
+"""Models of the legacy tables (docs/legacy-mdw.md sections 1.4 to 1.14), as its app `dispatch` would have them.
+
+References that dangle in the real source (docs/legacy-mdw.md section 1.21) have no constraint here either.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ class Office(models.Model):
 
 class Patient(models.Model):
     user = models.ForeignKey(User, models.CASCADE)
-    doctor = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+")
-    office = models.ForeignKey(Office, models.SET_NULL, null=True)
+    doctor = models.ForeignKey(User, models.SET_NULL, null=True, related_name="+", db_constraint=False)
+    office = models.ForeignKey(Office, models.SET_NULL, null=True, db_constraint=False)
     birthdate = models.DateField(null=True)
     sex = models.IntegerField(null=True)
     status = models.IntegerField()
@@ -69,7 +72,7 @@ class Jaw(models.Model):
 
 
 class Instruction(models.Model):
-    patient = models.ForeignKey(Patient, models.CASCADE)
+    patient = models.ForeignKey(Patient, models.CASCADE, db_constraint=False)
     course = models.ForeignKey(Course, models.PROTECT)
     order = models.IntegerField(null=True)
     model = models.IntegerField(null=True)
@@ -102,7 +105,7 @@ class Project(models.Model):
     size = models.BigIntegerField()
     type = models.IntegerField()
     status = models.IntegerField()
-    creator = models.ForeignKey(User, models.SET_NULL, null=True)
+    creator = models.ForeignKey(User, models.SET_NULL, null=True, db_constraint=False)
     created_at = models.DateTimeField()
     public = models.BooleanField()
 
@@ -111,7 +114,7 @@ class Project(models.Model):
 
 
 class Plan(models.Model):
-    instruction = models.ForeignKey(Instruction, models.CASCADE)
+    instruction = models.ForeignKey(Instruction, models.CASCADE, db_constraint=False)
     project = models.ForeignKey(Project, models.CASCADE)
     notes = models.TextField(null=True)
     number = models.IntegerField(null=True)
@@ -126,8 +129,8 @@ class State(models.Model):
     status = models.IntegerField()
     on = models.BooleanField()
     changed_at = models.DateTimeField()
-    actor = models.ForeignKey(User, models.SET_NULL, null=True)
-    instruction = models.ForeignKey(Instruction, models.CASCADE)
+    actor = models.ForeignKey(User, models.SET_NULL, null=True, db_constraint=False)
+    instruction = models.ForeignKey(Instruction, models.CASCADE, db_constraint=False)
 
     class Meta:
         app_label = "dispatch"
@@ -172,8 +175,8 @@ class Template(models.Model):
 
 
 class Task(models.Model):
-    template = models.ForeignKey(Template, models.CASCADE)
-    instruction = models.ForeignKey(Instruction, models.CASCADE)
+    template = models.ForeignKey(Template, models.CASCADE, db_constraint=False)
+    instruction = models.ForeignKey(Instruction, models.CASCADE, db_constraint=False)
     plan = models.ForeignKey(Plan, models.SET_NULL, null=True)
     actor = models.ForeignKey(User, models.SET_NULL, null=True)
     checked = models.BooleanField()

@@ -1,0 +1,66 @@
+"""The incremental migration: what changed since, every night until cut-over."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.sdk import DAG
+
+from plugins import phases
+from plugins.form import form
+
+MANUAL = """
+### Incremental migration: what changed in the legacy MDW → Supabase
+
+Runs every night until cut-over. It leaves the target as a fresh full migration of the same source would, and
+writes only what changed: inserted, updated and deleted rows, however the source was written to, the rows
+derived from them, and those that refer to them. A night without changes writes nothing.
+
+**How it knows.** Every loaded row remembers the version of the source row it came from, and what it was
+transformed by. Preparation compares all versions; rows that differ, wait in quarantine or were made by other
+rules are read again. A row's version is stored together with the row, so a run that breaks off leaves exactly
+the rest to the next one. No timestamp and no date of a schedule plays a part: scheduled, manual and
+`airflow dags test` runs are the same. The source needs a role with SELECT, nothing is created or locked there.
+
+**Before you start.** A full migration must have been completed (`dry_run` off, all entities); else the run stops
+with `NO_FULL_RUN`, or loads everything with `allow_initial_full`. The schedule is the environment variable
+`MIGRATION_SCHEDULE` (cron, UTC; default `0 2 * * *`; `none` for manual runs only). Missed nights are not caught
+up one by one: one run sees all changes. Unpause the DAG to start the schedule.
+
+**Params.** Those of `mdw_full_migration`, with `dry_run` off by default, and:
+
+* `allow_initial_full`: load everything where no full migration was completed yet.
+* `redrive`: retry the rows in quarantine and nothing else, for instance after their data or a mapping was
+  repaired. Every other run retries them too. Rows that only waited for a parent need no retry of their own.
+
+**What the report may say on top.** *The source was restored or failed over*: stored versions are worth nothing
+then, so everything was compared. *A session holds the horizon back*: a transaction has been open for long in
+the source; what it writes is seen by the first run after its commit, and lost by none.
+
+**When a task is red.** The same as in `mdw_full_migration`: see its page. Two codes are likelier here:
+
+* `TOO_MANY_DELETED` in `preparation.plan.*`: more of an entity's rows are gone than `max_deleted` allows (5 %, and
+  more than 50). Nothing was written. Look into the source; if it is right, trigger once with a higher share.
+* `RUN_LOCKED` in `preparation.open_run`: another run, full or incremental, is under way. The message names it.
+"""
+
+_NIGHTLY = "0 2 * * *"
+
+
+def _schedule() -> str | None:
+    """The installation's schedule; a wrong one is refused by Airflow when the file is parsed."""
+    text = os.environ.get("MIGRATION_SCHEDULE") or _NIGHTLY
+    return None if text.strip().lower() == "none" else text
+
+
+with DAG(
+    dag_id="mdw_incremental_migration",
+    description="What changed in the legacy MDW database since the last run, nightly",
+    doc_md=MANUAL,
+    schedule=_schedule(),
+    catchup=False,
+    params=form("incremental"),
+    tags=["mdw", "migration"],
+    render_template_as_native_obj=True,
+):
+    phases.migration()

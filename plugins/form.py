@@ -1,0 +1,31 @@
+"""The trigger form of a DAG, from the same table that preparation checks against."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from airflow.sdk import Param
+
+from include.core.settings import params
+from include.entities import ENTITIES
+
+
+def form(kind: str) -> dict[str, Param]:
+    """The params of a DAG.
+
+    Args:
+        kind: full or incremental.
+    """
+    fields: dict[str, Param] = {}
+    for param in params(ENTITIES, kind=kind, environment=os.environ):
+        limits: dict[str, Any] = {"minimum": param.minimum, "maximum": param.maximum}
+        schema = {key: value for key, value in limits.items() if value is not None}
+        if param.kind == "array":
+            schema |= {"items": {"enum": [*param.choices]}, "examples": [*param.choices]}
+        elif param.choices:
+            schema["enum"] = [*param.choices]
+        fields[param.name] = Param(
+            param.default, type=param.kind, title=param.title, description=param.description, **schema
+        )
+    return fields
