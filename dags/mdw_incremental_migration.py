@@ -41,7 +41,7 @@ the source; what it writes is seen by the first run after its commit, and lost b
 
 * `TOO_MANY_DELETED` in `preparation.plan.*`: more of an entity's rows are gone than `max_deleted` allows (5 %, and
   more than 50). Nothing was written. Look into the source; if it is right, trigger once with a higher share.
-* `RUN_LOCKED` in `preparation.open_run`: another run, full or incremental, is under way. The message names it.
+* `RUN_LOCKED` in `preparation.deploy_target`: another run, full or incremental, is under way. The message names it.
 """
 
 _NIGHTLY = "0 2 * * *"

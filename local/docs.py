@@ -26,13 +26,14 @@ _RUNBOOK = """# Runbook
 
 ## Where to look
 
-1. The log of `completion.report` names the folder of the report: `summary.txt`, `report.html`, `report.json`.
-   The report lists the tasks that failed themselves; `[RUN_STOPPED]` in a task's log only says that another failed
-   first. A run whose parameters were refused has no report.
+1. The log of `completion.close` (of a run that failed: `completion.report`) names the folder of the report:
+   `summary.txt`, `report.html`, `report.json`. The report lists the tasks that failed themselves; `[RUN_STOPPED]` in a
+   task's log only says that another failed first. A run whose parameters were refused has no report.
 2. The last lines of the failed task's log hold the code, where it happened, whether a retry helps and what to do
    next. Look the code up below.
-3. After the repair *Clear* the failed task with *Downstream*. Finished batches are not done again. A new run is
-   harmless too.
+3. After the repair press *Clear Dag Run* and choose *Clear only failed tasks*: what failed, and what the failure
+   kept from running, runs again; finished batches are not done again. A new run is harmless too: it does what is
+   missing. Tasks of a completed run do nothing when they are cleared.
 
 Statements for the target:
 

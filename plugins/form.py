@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from include.core.settings import params
+from include.core.settings import fits, params
 from include.entities import ENTITIES
 
 
@@ -25,6 +25,10 @@ def form(kind: str) -> dict[str, Param]:
             schema |= {"items": {"enum": [*param.choices]}, "examples": [*param.choices]}
         elif param.choices:
             schema["enum"] = [*param.choices]
+        if kind == "incremental" and not fits(param):
+            # Airflow refuses to parse a scheduled DAG whose defaults do not fit; preparation says what is wrong.
+            fields[param.name] = Param(param.default, title=param.title, description=param.description)
+            continue
         fields[param.name] = Param(
             param.default, type=param.kind, title=param.title, description=param.description, **schema
         )

@@ -137,7 +137,7 @@ def _next_steps(
     if failed_tasks:
         return [
             f"Open the log of {failed_tasks[0]}: its last lines say what to do.",
-            "Then clear the failed tasks with what follows them; finished batches are not done again.",
+            "Then clear only the failed tasks of this run: finished batches are not done again. Or trigger a new run.",
         ]
     if run["dry_run"]:
         return ["Nothing was written to the business tables. Trigger again with dry_run off to do it."]

@@ -189,6 +189,15 @@ def check(values: Mapping[str, Any], known: Collection[Param]) -> Settings:
     return Settings(**checked)
 
 
+def fits(param: Param) -> bool:
+    """Whether the default, which may come from the environment, is a value that the parameter may have."""
+    try:
+        _checked(param, param.default)
+    except MigrationError:
+        return False
+    return True
+
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "integer": (int,),

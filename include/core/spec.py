@@ -16,7 +16,6 @@ from include.core import jsontext
 from include.core.findings import kind_of
 from include.embedding.documents import DocumentSpec, refuse_health_columns
 
-
 VERSION = "source_version"
 """Name of the column, raw and clean, that tells one version of a source row from another (source_query.py)."""
 

@@ -142,12 +142,12 @@ class TrackingHook(BaseHook):
             if status == "completed":
                 self._forget_decisions()
             self._connection.execute(
-                "INSERT INTO migration.watermarks (name, horizon, identity, run_id)"
-                " SELECT 'source', source_horizon, source_identity, run_id FROM migration.runs"
+                "INSERT INTO migration.watermarks (name, horizon, run_id)"
+                " SELECT 'source', source_horizon, run_id FROM migration.runs"
                 " WHERE run_id = %s AND status = 'completed' AND NOT dry_run AND source_horizon IS NOT NULL"
                 " AND parameters -> 'entities' = '[]' AND scope <> 'quarantine'"
-                " ON CONFLICT (name) DO UPDATE SET horizon = excluded.horizon, identity = excluded.identity,"
-                " run_id = excluded.run_id, recorded_at = now()",
+                " ON CONFLICT (name) DO UPDATE SET horizon = excluded.horizon, run_id = excluded.run_id,"
+                " recorded_at = now()",
                 [self.run_id],
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -31,11 +31,20 @@ _INDEX_MEMORY = "256MB"
 
 
 class VectorStore:
-    """Reads documents and keeps vectors of one entity."""
+    """Reads documents and keeps vectors of one entity.
+
+    Args:
+        guard: called first in every writing transaction; raises where the run must not write.
+    """
 
     def __init__(
-        self, connection: psycopg.Connection[tuple[Any, ...]], entity: Entity, embeddings: Embeddings
+        self,
+        connection: psycopg.Connection[tuple[Any, ...]],
+        entity: Entity,
+        embeddings: Embeddings,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
+        self._guard = guard
         self._connection = connection
         self._entity = entity
         self._embeddings = embeddings
@@ -125,6 +134,7 @@ class VectorStore:
             fresh: content hash to a new vector.
         """
         with self._connection.transaction():
+            self._guard()
             self._connection.execute(
                 "CREATE TEMPORARY TABLE fresh (hash text, embedding real[]) ON COMMIT DROP"
             )

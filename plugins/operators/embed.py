@@ -54,7 +54,7 @@ class EmbedOperator(PartitionOperator):
             TargetPostgresHook().session(entity=entity.name) as writing,
         ):
             tracking = TrackingHook(writing, run.run_id)
-            store = VectorStore(writing, entity, embeddings)
+            store = VectorStore(writing, entity, embeddings, guard=tracking.hold_lock)
             everything = PlansHook(writing, run.run_id).scope() == "everything"
             since = None if everything else store.complete_since(provider.model)
             chunks = VectorStore(reading, entity, embeddings).documents(

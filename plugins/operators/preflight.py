@@ -97,10 +97,12 @@ class DeployTargetOperator(MigrationOperator):
     tracked = False
 
     def step(self, run: Run) -> None:
-        """Raises TARGET_… errors; deploys in one transaction."""
+        """Raises TARGET_… errors and RUN_LOCKED; deploys in one transaction."""
         provider = choose_provider() if run.settings.enable_ai else None
         with TargetPostgresHook().session() as connection:
             check_platform(connection)
+            # Another run may be at work with the schema as it is.
+            TrackingHook(connection, run.run_id).refuse_if_locked()
             deployed = deploy_schema(connection, provider.dimensions if provider else None)
             if provider is not None:
                 tables = [e.embeddings.table for e in ENTITIES.values() if e.embeddings is not None]
@@ -240,9 +242,10 @@ class PlanOperator(MigrationOperator):
         )
         return result
 
-    def nothing_done(self) -> list[dict[str, Any]]:
-        """No partitions."""
-        return []
+    def nothing_done(self, run: Run) -> list[dict[str, Any]]:
+        """The partitions as planned, so that Airflow keeps the mapped tasks of the run."""
+        with TargetPostgresHook().session() as connection:
+            return PlansHook(connection, run.run_id).find(str(self.entity)) or []
 
     def _gone(self, run: Run, versions: RowVersions, staging: StagingHook, scope: str) -> int:
         """Stage the keys that the source no longer has; the number of them."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
+from airflow.sdk.exceptions import AirflowFailException
 
 from include.core.errors import MigrationError
 from include.core.report import as_html, as_text, build, headline
@@ -49,7 +50,8 @@ class CloseOperator(MigrationOperator):
 class ReportOperator(MigrationOperator):
     """The teardown of a run, for one that failed: reports, closes it as failed, frees the lock.
 
-    It cannot turn a failed run green: Airflow leaves teardowns out of the verdict.
+    It cannot turn a failed run green: Airflow leaves teardowns out of the verdict. It ends red itself, so that
+    clearing the failed tasks of the run clears it as well: should they fail again, that is reported, too.
 
     Args:
         closing: the task that closes a run which succeeded.
@@ -62,7 +64,7 @@ class ReportOperator(MigrationOperator):
         self.closing = closing
 
     def step(self, run: Run) -> str:
-        """Returns where the report was written."""
+        """Returns where the report of a completed run is; raises where the run failed."""
         # One that was not closed has not succeeded, whatever its tasks were marked as.
         failed = _failed_tasks(run, self.task_id) or [self.closing]
         folder = report_root() / run_folder(run.run_id)
@@ -84,7 +86,7 @@ class ReportOperator(MigrationOperator):
             _write(folder, report)
         self.progress(headline(report))
         self.progress(f"report: {folder}")
-        return str(folder)
+        raise AirflowFailException("The run failed, and was reported.")
 
 
 def _failed_tasks(run: Run, but: str) -> list[str]:

@@ -188,7 +188,7 @@ class MigrationOperator(BaseOperator):
             heartbeat = Heartbeat(connection, run.run_id)
         if not unfinished:
             self.progress("the run is complete, so there is nothing to do; trigger a new run")
-            return self.nothing_done()
+            return self.nothing_done(run)
         with heartbeat:
             return self.step(run)
 
@@ -196,7 +196,7 @@ class MigrationOperator(BaseOperator):
         """What this step does."""
         raise NotImplementedError
 
-    def nothing_done(self) -> Any:
+    def nothing_done(self, run: Run) -> Any:  # noqa: ARG002 - for those who need it
         """What the task returns when it is cleared in a complete run; nothing that follows it does anything either."""
         return None
 
@@ -223,7 +223,7 @@ class PartitionOperator(MigrationOperator):
         super().__init__(**kwargs)
         self.partition = partition
 
-    def nothing_done(self) -> dict[str, Any]:
+    def nothing_done(self, run: Run) -> dict[str, Any]:  # noqa: ARG002 - see the base
         """The partition, without batches."""
         return {**self.partition, "batches": 0}
 

@@ -137,7 +137,6 @@ CREATE INDEX findings_code ON migration.findings (code);
 CREATE TABLE migration.watermarks (
   name text PRIMARY KEY,
   horizon bigint,
-  identity jsonb,
   run_id text NOT NULL,
   recorded_at timestamptz NOT NULL DEFAULT now()
 );

@@ -100,13 +100,12 @@ def predecessor_removed(world: World) -> Steps:
 
 @scenario
 def cycle_of_predecessors(world: World) -> Steps:
+    """2 → 5 → 8 → 2: the first one is put before its predecessor."""
     Template.objects.get(pk=2).predecessors.add(8)
     yield arrives(
         "SELECT legacy_id FROM migration.findings WHERE entity = 'workflow_template_tasks' AND code = 'cycle'"
         " ORDER BY length(legacy_id), legacy_id",
         ("2",),
-        ("5",),
-        ("8",),
     )
 
 
