@@ -7,6 +7,7 @@ CONF ?=
 TIMEOUT ?= 1800
 PORT ?= 8080
 ARGS ?=
+SEEDS ?= 20
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -25,12 +26,12 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.state/cache/hypothesis
 export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/.state/tmp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test ui stop clean lock
+.PHONY: help setup demo test test-crash ui stop clean lock
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
-	    || sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1: \2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+	    || sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1: \2/p' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Install the locked packages into .venv (done by the other targets when needed)
 
@@ -43,6 +44,11 @@ test: setup ## Check style and types, run all tests (ARGS="-k name" for some)
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m pytest -o cache_dir=.state/cache/pytest $(ARGS)
+
+test-crash: setup ## Kill runs at every kind of moment, and break what they stand on (SEEDS=20 kills of each kind)
+	@mkdir -p .state/tmp
+	$(PY) -m pytest -o cache_dir=.state/cache/pytest --crash-seeds '$(SEEDS)' $(ARGS) \
+	    tests/end_to_end/test_crashes.py tests/end_to_end/test_faults.py
 
 ui: setup ## Serve Airflow's pages over the demo's databases until Ctrl-C (PORT=8080)
 	@$(PY) -m local.ui --port '$(PORT)'

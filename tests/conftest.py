@@ -20,7 +20,39 @@ from local.postgres import ADMIN, EmbeddedPostgres, run_script
 STATE = State(Path(tempfile.mkdtemp(prefix="migration-tests-")))
 os.environ.update(airflow_settings(STATE))
 
-FAST_SETTINGS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+FAST_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    # Locks that outlive the session that took them.
+    "max_prepared_transactions": "8",
+}
+CRASH_POINT = "crash point"
+"""Property of a test that kills a run: its seed."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many crashes to make at each point."""
+    parser.addoption("--crash-seeds", type=int, default=3, help="crashes at each point of a run (default: 3)")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many runs that were killed came to the end of an uninterrupted one."""
+    reports = [
+        report
+        for outcome in ("passed", "failed", "error")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call" or report.failed
+    ]
+    seeds = {
+        report.nodeid: (dict(report.user_properties)[CRASH_POINT], report.passed)
+        for report in reports
+        if CRASH_POINT in dict(report.user_properties)
+    }
+    if seeds:
+        survived = sum(passed for _, passed in seeds.values())
+        listed = ", ".join(str(seed) for seed in sorted({seed for seed, _ in seeds.values()}))
+        terminalreporter.write_line(f"crash points survived: {survived} of {len(seeds)} (seeds {listed})")
 
 
 def pytest_unconfigure() -> None:

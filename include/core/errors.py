@@ -214,6 +214,13 @@ def _kinds() -> Iterable[ErrorKind]:
         "Let MIGRATION_STAGING_URI and MIGRATION_REPORT_URI name a folder or bucket that the workers may write.",
     )
     yield ErrorKind(
+        "STORAGE_FULL",
+        config,
+        "There is no room left where rows are staged.",
+        "Make room there, or let MIGRATION_STAGING_URI name a larger disk or a bucket and trigger a new run; with "
+        "more room in the same place, clear the failed task together with what follows it.",
+    )
+    yield ErrorKind(
         "STAGING_MISSING",
         transform,
         "A staged file that this step reads is gone.",

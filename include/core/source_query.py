@@ -165,7 +165,15 @@ def _version(source: Source, existing: Columns) -> str:
         )
     ]
     names += [expression.name for expression in source.expressions]
-    return f"md5(ROW({', '.join(f'r.{_quoted(name)}' for name in names)})::text)"
+    # A column may come without any row being written.
+    known = sorted(
+        f"{table.alias}.{name}"
+        for table in source.all_tables()
+        for name in table.optional
+        if name in existing.get(table.name, ())
+    )
+    members = [f"'{' '.join(known)}'::text", *(f"r.{_quoted(name)}" for name in names)]
+    return f"md5(ROW({', '.join(members)})::text)"
 
 
 def _column(table: Table, name: str, existing: Columns) -> str:

@@ -155,7 +155,7 @@ class Comparison:
                 yield self._none(f"enum_{column.name}", entity, 4, wrong, **names)
 
     def _merged_parents(self, entity: Entity) -> Iterator[Check]:
-        """No row points at a row that was merged away."""
+        """No live row points at a row that was merged away."""
         for column, reference in entity.references.items():
             if reference.entity == entity.name:
                 continue
@@ -163,7 +163,8 @@ class Comparison:
             left = (
                 "SELECT c.legacy_id FROM {table} t"
                 " JOIN migration.id_map c ON c.entity = {entity} AND c.target_id = t.id"
-                " JOIN migration.id_map p ON p.entity = {parent} AND p.target_id = t.{column} WHERE p.state = 'merged'"
+                " JOIN migration.id_map p ON p.entity = {parent} AND p.target_id = t.{column}"
+                " WHERE p.state = 'merged' AND t.deleted_at IS NULL"
             )
             yield self._none(f"merged_{column}", entity, 4, left, **names)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +18,8 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from include.core.errors import MigrationError
 
 _PRIVATE = 0o700
+# The disk, the account's share of it, or the longest file allowed.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def default_root(name: str) -> str:
@@ -66,13 +70,26 @@ class StagingHook(BaseHook):
         self._root = staging_root() / run_folder(run_id)
 
     def write(self, kind: str, entity: str, batch: str, table: pa.Table) -> None:
-        """Store a table, replacing an earlier attempt's."""
+        """Store a table, replacing an earlier attempt's.
+
+        Raises:
+            MigrationError: STORAGE_FULL or STORAGE_UNWRITABLE; nothing half-written stays.
+        """
         folder = self._root / kind / entity
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._root.protocol in ("file", ""):
-            Path(self._root.path).chmod(_PRIVATE)
-        with (folder / f"{batch}.parquet").open("wb") as sink:
-            pq.write_table(table, sink, compression="zstd")
+        path = folder / f"{batch}.parquet"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._root.protocol in ("file", ""):
+                Path(self._root.path).chmod(_PRIVATE)
+            with path.open("wb") as sink:
+                pq.write_table(table, sink, compression="zstd")
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            code = "STORAGE_FULL" if error.errno in _FULL else "STORAGE_UNWRITABLE"
+            raise MigrationError(
+                code, f"{type(error).__name__}.", kind=kind, entity=entity, batch=batch
+            ) from None
 
     def read(self, kind: str, entity: str, batch: str, columns: list[str] | None = None) -> pa.Table:
         """A staged table.

@@ -57,6 +57,7 @@ class Outcome:
         log: everything written while it ran.
         tasks: ``task_id[map index]`` → state (worker only).
         modules: top-level modules the process had imported at the end (worker only).
+        signal: what killed the process, where the state is ``killed``.
         report: report.json, if there is one.
     """
 
@@ -66,6 +67,7 @@ class Outcome:
     exit_code: int | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
+    signal: int | None = None
     report: Mapping[str, Any] | None = None
     report_folder: Path | None = None
 
@@ -94,12 +96,24 @@ class Airflow:
         self._answers: Any = None
 
     def run(
-        self, databases: Databases, *, environment: Mapping[str, str | None] | None = None, **conf: Any
+        self,
+        databases: Databases,
+        *,
+        environment: Mapping[str, str | None] | None = None,
+        dag_id: str = DAG_ID,
+        order: Mapping[str, Any] | None = None,
+        **conf: Any,
     ) -> Outcome:
-        """A run in the worker process."""
+        """A run in the worker process.
+
+        Args:
+            order: what else the worker is told (see `airflow_worker`).
+        """
         seen = self._reports()
         begin = self._log.stat().st_size if self._log.exists() else 0
-        answer = self._ask({"conf": conf, "environment": {**databases.variables(), **(environment or {})}})
+        every = {**databases.variables(), **(environment or {})}
+        told = {"dag_id": dag_id, "conf": conf, "environment": every, **(order or {})}
+        answer = self._ask(told)
         with self._log.open("rb") as log:
             log.seek(begin)
             text = log.read().decode(errors="replace")
@@ -109,17 +123,23 @@ class Airflow:
             log=text + answer["refusal"],
             tasks=answer.get("tasks", {}),
             modules=frozenset(answer["modules"]),
-            **self._report(seen),
+            signal=answer.get("signal"),
+            **(self._report(seen) if answer["state"] != "killed" else {}),
         )
 
     def command(
-        self, databases: Databases, *, environment: Mapping[str, str | None] | None = None, **conf: Any
+        self,
+        databases: Databases,
+        *,
+        environment: Mapping[str, str | None] | None = None,
+        dag_id: str = DAG_ID,
+        **conf: Any,
     ) -> subprocess.Popen[bytes]:
         """`airflow dags test` under way, in a process group of its own, logging to ``cli.log``."""
         every = {**self.environment, **databases.variables(), **(environment or {})}
         with (self.state.logs / "cli.log").open("wb") as log:
             return subprocess.Popen(  # noqa: S603 - a fixed command
-                [sys.executable, "-m", "airflow", "dags", "test", DAG_ID, "--conf", json.dumps(conf)],
+                [sys.executable, "-m", "airflow", "dags", "test", dag_id, "--conf", json.dumps(conf)],
                 env={name: value for name, value in every.items() if value is not None},
                 cwd=self.state.folder,
                 stdin=subprocess.DEVNULL,
@@ -129,11 +149,16 @@ class Airflow:
             )
 
     def run_command(
-        self, databases: Databases, *, environment: Mapping[str, str | None] | None = None, **conf: Any
+        self,
+        databases: Databases,
+        *,
+        environment: Mapping[str, str | None] | None = None,
+        dag_id: str = DAG_ID,
+        **conf: Any,
     ) -> Outcome:
         """`airflow dags test` to its end."""
         seen = self._reports()
-        process = self.command(databases, environment=environment, **conf)
+        process = self.command(databases, environment=environment, dag_id=dag_id, **conf)
         try:
             code = process.wait(CLI_SECONDS)
         finally:
@@ -180,12 +205,13 @@ class Airflow:
             self._answers = os.fdopen(reading)
         return self._worker
 
-    def _reports(self) -> set[Path]:
-        return set(self.state.reports.glob("*/report.json"))
+    def _reports(self) -> set[tuple[Path, int]]:
+        """Every report with the time it was written."""
+        return {(path, path.stat().st_mtime_ns) for path in self.state.reports.glob("*/report.json")}
 
-    def _report(self, seen: set[Path]) -> dict[str, Any]:
+    def _report(self, seen: set[tuple[Path, int]]) -> dict[str, Any]:
         """The report that was not there before."""
-        new = self._reports() - seen
+        new = [path for path, _ in self._reports() - seen]
         assert len(new) <= 1, new
         return {
             "report": next((json.loads(path.read_text()) for path in new), None),

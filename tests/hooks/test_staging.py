@@ -55,6 +55,26 @@ def test_only_the_owner_can_enter(root: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("rows", [1, 100_000])
+def test_a_full_disk_is_named_and_nothing_half_written_stays(root: Path, rows: int) -> None:
+    folder = root / run_folder("run") / "raw" / "notes"
+    folder.mkdir(parents=True)
+    (folder / "p000-b0000.parquet").symlink_to("/dev/full")
+    table = pa.table({"legacy_id": [f"{number * number}" for number in range(rows)]})
+    with pytest.raises(MigrationError) as refused:
+        StagingHook("run").write("raw", "notes", "p000-b0000", table)
+    assert refused.value.code == "STORAGE_FULL"
+    assert refused.value.facts == {"kind": "raw", "entity": "notes", "batch": "p000-b0000"}
+    assert not StagingHook("run").exists("raw", "notes", "p000-b0000")
+
+
+def test_a_place_that_cannot_be_written_any_more_is_named(root: Path) -> None:
+    root.write_text("not a folder")
+    with pytest.raises(MigrationError) as refused:
+        StagingHook("run").write("raw", "notes", "p000-b0000", RAW)
+    assert refused.value.code == "STORAGE_UNWRITABLE"
+
+
 def test_what_is_missing_is_named(root: Path) -> None:
     with pytest.raises(MigrationError) as caught:
         StagingHook("run").read("raw", "notes", "p000-b0009")

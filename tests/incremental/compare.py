@@ -26,7 +26,8 @@ _OF_A_RUN = (
     " 'before_image']"
 )
 _DECISIONS = {
-    "id_map": ("t.entity || ' ' || t.legacy_id", "t.state IN ('live', 'merged', 'quarantined')"),
+    # That a refused row was there before is history; the quarantine says that it is refused.
+    "id_map": ("t.entity || ' ' || t.legacy_id", "t.state IN ('live', 'merged')"),
     "quarantine": ("t.entity || ' ' || t.legacy_id", "t.status = 'open'"),
     "findings": ("concat_ws(' ', t.entity, t.legacy_id, t.code, t.\"column\")", "true"),
     "merges": ("t.entity || ' ' || t.merged_id", "t.undone_at IS NULL"),

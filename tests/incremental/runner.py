@@ -99,6 +99,7 @@ def run(
     folder: Path,
     *,
     run_id: str = "",
+    without: str = "",
     environment: Mapping[str, str] | None = None,
     **conf: Any,
 ) -> Outcome:
@@ -107,6 +108,7 @@ def run(
     Args:
         folder: where rows are staged and reports written.
         run_id: an existing run's to clear and repeat all its tasks.
+        without: a group of tasks to leave out.
         environment: further variables of this run.
         conf: params that differ from the DAG's defaults.
     """
@@ -120,7 +122,7 @@ def run(
     }
     params = {**dag.params.dump(), **conf}
     with _variables(variables), _Sessions().kept():
-        return _Walk(dag, run_id or f"test__{uuid.uuid4().hex}", conf, params).finish()
+        return _Walk(dag, run_id or f"test__{uuid.uuid4().hex}", conf, params, without).finish()
 
 
 @contextmanager
@@ -149,14 +151,15 @@ class _Sessions:
             key = ""
 
             def close(self) -> None:
-                if self.key and not self.closed and not self.broken:
+                try:
                     self.rollback()
                     self.autocommit = True
                     self.execute("DISCARD ALL")
                     self.autocommit = False
-                    idle.setdefault(self.key, []).append(self)
-                else:
+                except psycopg.Error:  # broken, or left in the middle of something: it ends, as in a task
                     super().close()
+                else:
+                    idle.setdefault(self.key, []).append(self)
 
         def open_session(**arguments: Any) -> psycopg.Connection[Any]:
             key = repr(sorted(arguments.items()))
@@ -182,6 +185,7 @@ class _Walk:
     run_id: str
     conf: Mapping[str, Any]
     params: Mapping[str, Any]
+    without: str
     states: dict[str, str] = field(default_factory=dict)
     instances: dict[str, dict[int, str]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -204,6 +208,8 @@ class _Walk:
 
     def _fate(self, task: Operator) -> str | None:
         """The state of a task that must not start, by its trigger rule; None if it may."""
+        if self.without and task.task_id.startswith(f"{self.without}."):
+            return SKIPPED
         before = {self.states[name] for name in task.upstream_task_ids if not self._is_teardown(name)}
         rule = task.trigger_rule  # a str, compared as one
         if task.is_teardown:

@@ -30,7 +30,8 @@ NOWHERE = Databases(*["postgresql://nobody:nothing@127.0.0.1:9/nothing"] * 3)
             "public.patients [patients 5] missing",
         ),
         (
-            "UPDATE public.case_embeddings SET embedding = embedding * 2 WHERE case_id ="
+            "UPDATE public.case_embeddings SET embedding = (SELECT embedding FROM"
+            " public.project_embeddings LIMIT 1) WHERE case_id ="
             " (SELECT id FROM public.cases WHERE legacy_instruction_id = 7)",
             "public.case_embeddings [cases 7 case_summary] differs: embedding: ",
         ),

@@ -129,6 +129,8 @@ BEGIN
     INTO names, assignments FROM unnest(spec.columns) AS c;
   survivor := CASE WHEN 'merged_into' = ANY (spec.columns) THEN 's.merged_into' ELSE 'NULL::uuid' END;
 
+  -- First, so that a row may take a unique value over from one that is refused now.
+  PERFORM migration.quarantine_stage(p_run, p_entity);
   EXECUTE format(
     'UPDATE migration.merges g SET undone_at = now() FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id)
      WHERE g.merged_id = f.id AND g.undone_at IS NULL AND f.fate IN (''updated'', ''merged'')
@@ -162,8 +164,6 @@ BEGIN
   WHERE m.entity = p_entity AND m.legacy_id = f.legacy_id AND f.fate = 'unchanged'
     AND (m.source_version, m.mapping_version, m.rules_version)
       IS DISTINCT FROM (s.source_version, p_mapping_version, p_rules_version);
-
-  PERFORM migration.quarantine_stage(p_run, p_entity);
 
   DELETE FROM migration.findings g USING pg_temp.stage s
   WHERE g.entity = p_entity AND g.legacy_id = s.legacy_id AND NOT EXISTS (

@@ -42,10 +42,12 @@ CREATE TABLE public.practice_members (
   metadata jsonb NOT NULL DEFAULT '{}',
   created_at timestamptz,
   updated_at timestamptz,
-  deleted_at timestamptz
+  deleted_at timestamptz,
+  -- A link that was removed and made again is another row of the source. Unique among live rows, and behind a
+  -- whole statement, so that rows may exchange their values.
+  CONSTRAINT practice_members_link EXCLUDE USING btree (practice_id WITH =, profile_id WITH =)
+    WHERE (deleted_at IS NULL) DEFERRABLE
 );
--- A link that was removed and made again is another row of the source.
-CREATE UNIQUE INDEX practice_members_link ON public.practice_members (practice_id, profile_id) WHERE deleted_at IS NULL;
 
 CREATE TABLE public.patients (
   id uuid PRIMARY KEY,
@@ -106,7 +108,7 @@ CREATE TABLE public.cases (
 CREATE TABLE public.projects (
   id uuid PRIMARY KEY,
   legacy_project_id bigint NOT NULL UNIQUE,
-  legacy_uid uuid UNIQUE,
+  legacy_uid uuid,
   case_id uuid REFERENCES public.cases DEFERRABLE,
   practice_id uuid REFERENCES public.practices DEFERRABLE,
   creator_id uuid REFERENCES public.profiles DEFERRABLE,
@@ -126,7 +128,8 @@ CREATE TABLE public.projects (
   metadata jsonb NOT NULL DEFAULT '{}',
   created_at timestamptz,
   updated_at timestamptz,
-  deleted_at timestamptz
+  deleted_at timestamptz,
+  CONSTRAINT projects_legacy_uid_key EXCLUDE USING btree (legacy_uid WITH =) WHERE (deleted_at IS NULL) DEFERRABLE
 );
 
 CREATE TABLE public.instruction_states (

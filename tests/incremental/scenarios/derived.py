@@ -70,21 +70,21 @@ def first_bottleneck_seen(world: World) -> Steps:
 @scenario
 def task_done_at_another_time(world: World) -> Steps:
     """Tasks that wait for it, of the same workflow, last longer or shorter."""
-    task = Task.objects.get(instruction_id=6, template_id=4)
+    task = Task.objects.get(instruction_id=4, template_id=7)
     Task.objects.filter(pk=task.pk).update(done_at=task.done_at - timedelta(days=1), checked=True)
     yield arrives(
         "SELECT t ->> 'minutes' FROM public.workflow_performance,"
-        " jsonb_array_elements(task_performance) t WHERE legacy_category_id = 2 AND legacy_instruction_id = 6"
-        " AND t ->> 'template_id' = '7'",
-        (str(4 * 24 * 60 + 18 * 60),),
+        " jsonb_array_elements(task_performance) t WHERE legacy_category_id = 2 AND legacy_instruction_id = 4"
+        " AND t ->> 'template_id' = '10'",
+        (str(4 * 24 * 60 + 12 * 60),),
     )
 
 
 @scenario
 def task_added_and_moved(world: World) -> Steps:
-    Task.objects.create(template_id=3, instruction_id=50, checked=True, done_at=START)
-    Task.objects.filter(instruction_id=7, template_id=9).update(instruction_id=51)
-    yield arrives(state_of("workflow_performance", "1:50", "1:51"), ("1:50", "live"), ("1:51", "live"))
+    Task.objects.create(template_id=7, instruction_id=50, checked=True, done_at=START)
+    Task.objects.filter(instruction_id=7, template_id=10).update(instruction_id=51)
+    yield arrives(state_of("workflow_performance", "2:50", "2:51"), ("2:50", "live"), ("2:51", "live"))
 
 
 @scenario

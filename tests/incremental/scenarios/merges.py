@@ -76,6 +76,15 @@ def survivor_changes_by_a_stamp(world: World) -> Steps:
 
 
 @scenario
+def survivor_of_a_deleted_order_changes(world: World) -> Steps:
+    """The row that is marked as deleted keeps naming the survivor of its time."""
+    Instruction.objects.get(pk=49).delete()
+    yield arrives(state_of("cases", 49), ("49", "deleted"))
+    Patient.objects.filter(pk=4).update(updated_at=START + timedelta(days=999))
+    yield arrives(_patient_of(4, NEWER_TWIN_OF_4), (4,), (4,))
+
+
+@scenario
 def survivor_changes_by_an_address(world: World) -> Steps:
     User.objects.filter(pk=_user(1)).update(email="")
     User.objects.filter(pk=_user(TWIN_OF_1)).update(email="new@mail.example")

@@ -134,7 +134,7 @@ def back_dated_insert(world: World) -> Steps:
     Instruction.objects.create(
         pk=-5,
         patient_id=4,
-        course_id=2,
+        course_id=3,
         status=4,
         deleted=False,
         suffix="",
