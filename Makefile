@@ -12,6 +12,7 @@ SEEDS ?= 20
 PYTHON ?= $(shell for p in python3.11 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 PY := .venv/bin/python
+PYTEST := $(PY) -m pytest -o cache_dir=.state/cache/pytest
 UV := .venv/bin/uv
 INSTALLED := .venv/.installed
 COMPILE := $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 \
@@ -26,7 +27,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.state/cache/hypothesis
 export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/.state/tmp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-crash ui stop clean lock
+.PHONY: help setup demo night test test-crash ui stop clean lock
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -38,16 +39,27 @@ setup: $(INSTALLED) ## Install the locked packages into .venv (done by the other
 demo: setup ## Migrate a synthetic MDW into a local target (ROWS=785 patients; 7850 is the real size; CONF='{"dry_run": true}')
 	@$(PY) -m local.demo --patients '$(ROWS)' --conf '$(CONF)' --timeout '$(TIMEOUT)'
 
-test: setup ## Check style and types, run all tests (ARGS="-k name" for some)
-	@mkdir -p .state/tmp
+night: setup ## Change some rows of the demo's source, then migrate what changed (CONF as above)
+	@$(PY) -m local.demo --night --conf '$(CONF)' --timeout '$(TIMEOUT)'
+
+test: setup ## Check style and types, run all tests, in two processes (ARGS="-k name": some, in one)
+	@mkdir -p .state/tmp .state/logs
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
-	$(PY) -m pytest -o cache_dir=.state/cache/pytest $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@echo "tests/end_to_end run beside the others; their output follows behind the others'"
+	@$(PYTEST) tests/end_to_end > .state/logs/test-end-to-end.log 2>&1 & runs=$$!; \
+	    trap 'kill $$runs 2>/dev/null' INT TERM; \
+	    $(PYTEST) --ignore=tests/end_to_end; rest=$$?; \
+	    wait $$runs; runs=$$?; cat .state/logs/test-end-to-end.log; exit $$((rest > runs ? rest : runs))
+else
+	$(PYTEST) $(ARGS)
+endif
 
 test-crash: setup ## Kill runs at every kind of moment, and break what they stand on (SEEDS=20 kills of each kind)
 	@mkdir -p .state/tmp
-	$(PY) -m pytest -o cache_dir=.state/cache/pytest --crash-seeds '$(SEEDS)' $(ARGS) \
+	$(PYTEST) --crash-seeds '$(SEEDS)' $(ARGS) \
 	    tests/end_to_end/test_crashes.py tests/end_to_end/test_faults.py
 
 ui: setup ## Serve Airflow's pages over the demo's databases until Ctrl-C (PORT=8080)

@@ -1,6 +1,8 @@
 """`make demo`: the full migration of a synthetic legacy MDW into a local target, in one command.
 
-    python -m local.demo [--patients 785] [--conf JSON] [--timeout SECONDS]
+`make night`: some rows of that source change, and the incremental migration follows.
+
+    python -m local.demo [--patients 785 | --night] [--conf JSON] [--timeout SECONDS]
 
 Exit code: that of the run; 130 when interrupted, 124 when it took too long, 1 when nothing could be started
 or the run left no report.
@@ -22,7 +24,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from include.synthetic.sizes import SourceSize
-from local.databases import DEFAULT_PATIENTS, legacy_dsn, prepare, target_dsn
+from local.changes import change
+from local.databases import DEFAULT_PATIENTS, LEGACY, legacy_dsn, prepare, target_dsn
 from local.environment import State, airflow_environment
 from local.postgres import EmbeddedPostgres, ServerError
 from local.processes import (
@@ -37,7 +40,12 @@ from local.processes import (
 )
 
 DAG_ID = "mdw_full_migration"
-DEFAULT_CONF: Mapping[str, Any] = {"dry_run": False}
+NIGHTLY_DAG_ID = "mdw_incremental_migration"
+# The night may come before the day: then it loads everything.
+DEFAULT_CONF: Mapping[str, Mapping[str, Any]] = {
+    DAG_ID: {"dry_run": False},
+    NIGHTLY_DAG_ID: {"allow_initial_full": True},
+}
 DEFAULT_TIMEOUT = 1800.0
 MARKER = "[migration]"
 INTERRUPTED, TIMED_OUT = 130, 124
@@ -103,12 +111,13 @@ def run_dag(
     environment: Mapping[str, str],
     conf: Mapping[str, Any],
     *,
+    dag_id: str = DAG_ID,
     log: Path,
     timeout: float,
     progress: Callable[[str], None],
 ) -> int:
-    """One run of the full migration in the foreground; its log goes to a file, its progress to `progress`."""
-    command = airflow("dags", "test", DAG_ID, "--conf", json.dumps(conf))
+    """One run of a DAG in the foreground; its log goes to a file, its progress to `progress`."""
+    command = airflow("dags", "test", dag_id, "--conf", json.dumps(conf))
     process = spawn(command, environment, subprocess.PIPE)
     if process.stdout is None:
         raise AssertionError("the output was asked for as a pipe")
@@ -156,28 +165,33 @@ def show_result(state: State, code: int, log: Path, since: float) -> int:
     return code if code != 0 or summary is not None else 1
 
 
-def demo(state: State, *, patients: int, conf: Mapping[str, Any], timeout: float) -> int:
-    """Everything that `make demo` does; returns its exit code."""
+def demo(state: State, *, patients: int | None, conf: Mapping[str, Any], timeout: float) -> int:
+    """Everything that `make demo` does, or with `patients` None `make night`; returns its exit code."""
     progress = Stopwatch()
+    dag_id = DAG_ID if patients else NIGHTLY_DAG_ID
+    conf = {**DEFAULT_CONF[dag_id], **conf}
     with exclusive(state):
         environment = prepare_environment(state, patients, progress)
+        if dag_id == NIGHTLY_DAG_ID:
+            for line in change(EmbeddedPostgres(state.postgres).dsn(LEGACY)):
+                progress(f"{LEGACY}: {line}")
         since = time.time()
         log = state.logs / f"demo-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.log"
-        progress(f"Airflow: running {DAG_ID} with {json.dumps(conf)}")
-        code = run_dag(environment, conf, log=log, timeout=timeout, progress=progress)
+        progress(f"Airflow: running {dag_id} with {json.dumps(conf)}")
+        code = run_dag(environment, conf, dag_id=dag_id, log=log, timeout=timeout, progress=progress)
         progress(f"Airflow: finished with exit code {code}")
         return show_result(state, code, log, since)
 
 
 def _conf(text: str) -> dict[str, Any]:
-    """The run's parameters from the command line, on top of the demo's own."""
+    """The run's parameters from the command line."""
     try:
         given = json.loads(text or "{}")
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
     if not isinstance(given, dict):
         raise argparse.ArgumentTypeError("a JSON object is expected")
-    return {**DEFAULT_CONF, **given}
+    return given
 
 
 def patients_argument(text: str) -> int:
@@ -192,12 +206,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m local.demo", description="The migration, run locally.")
     parser.add_argument("--patients", type=patients_argument, default=DEFAULT_PATIENTS)
-    parser.add_argument("--conf", type=_conf, default=dict(DEFAULT_CONF), help="parameters of the run, JSON")
+    parser.add_argument("--night", action="store_true", help="change some rows, then migrate what changed")
+    parser.add_argument("--conf", type=_conf, default={}, help="parameters of the run, JSON")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds")
     options = parser.parse_args(arguments)
     terminate_like_interrupt()
     try:
-        return demo(State(), patients=options.patients, conf=options.conf, timeout=options.timeout)
+        patients = None if options.night else options.patients
+        return demo(State(), patients=patients, conf=options.conf, timeout=options.timeout)
     except (ServerError, BusyError, CommandError) as error:
         show(str(error))
         return 1

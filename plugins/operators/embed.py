@@ -19,6 +19,7 @@ from plugins.hooks.plans import PlansHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.hooks.vectors import VectorStore
+from plugins.operators.preflight import chosen
 from plugins.operators.step import Clock, MigrationOperator, PartitionOperator, Run
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class BuildIndexOperator(MigrationOperator):
         """Builds nothing where the index exists, for single inserts keep it up to date; remembers that all is done."""
         skip_without_ai(run)
         entity, clock = ENTITIES[str(self.entity)], Clock()
+        if entity not in chosen(run.settings):
+            raise AirflowSkipException("not chosen")
         embeddings = _embeddings(entity.name)
         with TargetPostgresHook().session(entity=entity.name) as connection:
             store = VectorStore(connection, entity, embeddings)

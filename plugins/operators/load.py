@@ -15,6 +15,7 @@ from include.core.transform import REJECT_SCHEMA
 from include.entities import ENTITIES
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch, findings_of, merged_ids, refresh_statistics
 from plugins.hooks.connect import TARGET, translated
+from plugins.hooks.plans import PlansHook
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
@@ -43,7 +44,7 @@ class LoadOperator(PartitionOperator):
         entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
         fates, seconds = Fates(), 0.0
         with self._target.session(entity=entity.name) as connection:
-            tracking = TrackingHook(connection, run.run_id)
+            tracking, plan = TrackingHook(connection, run.run_id), PlansHook(connection, run.run_id)
             merged = merged_ids(connection, run.run_id, entity.name) if entity.deduplicate else None
             loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
             partition = Partition.from_json(self.partition)
@@ -58,7 +59,7 @@ class LoadOperator(PartitionOperator):
                 with translated(TARGET, entity=entity.name, batch=batch.name):
                     loaded, took = loader.load(batch, run.attempt)
                 fates, seconds = fates + loaded, seconds + took
-                self._refuse_flood(tracking, entity, run.settings.max_rejected)
+                self._refuse_flood(tracking, plan, entity, run.settings.max_rejected)
             if fates.inserted:
                 refresh_statistics(connection, entity.name)
         self._say(fates, seconds, dry_run=run.settings.dry_run)
@@ -81,14 +82,21 @@ class LoadOperator(PartitionOperator):
             f"{self._prefix}{name}", self.partition["label"], with_hashes(clean), rejects, findings
         )
 
-    def _refuse_flood(self, tracking: TrackingHook, entity: Entity, most: float) -> None:
+    def _refuse_flood(self, tracking: TrackingHook, plan: PlansHook, entity: Entity, most: float) -> None:
+        """Of an entity that is read in part, what waits in quarantine is read every time: all its rows count."""
         sums = tracking.fates(entity.name)
-        if sums.extracted >= _ROWS_FOR_A_SHARE and sums.rejected > most * sums.extracted:
+        rows = sums.extracted if self._read_whole else plan.source_rows()[entity.name]
+        if rows >= _ROWS_FOR_A_SHARE and sums.rejected > most * rows:
             raise MigrationError(
                 "TOO_MANY_REJECTED",
-                f"{sums.rejected} of {sums.extracted} rows so far, allowed is a share of {most:g}.",
+                f"{sums.rejected} of {rows} rows{' so far' if self._read_whole else ''},"
+                f" allowed is a share of {most:g}.",
                 entity=entity.name,
             )
+
+    @property
+    def _read_whole(self) -> bool:
+        return Partition.from_json(self.partition).selected is None
 
     def _say(self, fates: Fates, seconds: float, *, dry_run: bool) -> None:
         rate = f", {fates.extracted / seconds:,.0f} rows/s" if seconds else ""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 
 from include.core.batches import Partition
 from include.core.ids import target_id
@@ -59,6 +62,20 @@ def embed_all(entity: str, low: int | None = None, high: int | None = None) -> d
 
 def vectors(target: Target, table: str = "project_embeddings") -> list[tuple[str, ...]]:
     return target.all(f"SELECT id::text, xmin::text, content_hash FROM public.{table} ORDER BY 1")
+
+
+@pytest.mark.parametrize(("chosen", "remembered"), [([], True), (["practices"], False)])
+def test_only_a_run_of_the_entity_has_all_its_documents(
+    target: Target, provider: CountingProvider, chosen: list[str], remembered: bool
+) -> None:
+    target.load("projects", [project(1)], run=RUN)
+    settings = check({"entities": chosen}, params(ENTITIES, kind="incremental", environment={}))
+    run = replace(step_of("projects"), settings=settings)
+    with nullcontext() if remembered else pytest.raises(AirflowSkipException):
+        BuildIndexOperator(task_id="ai_enhancement_projects_index", entity="projects").step(run)
+    assert (
+        bool(target.all("SELECT 1 FROM migration.watermarks WHERE name = 'project_embeddings'")) is remembered
+    )
 
 
 def test_equal_texts_are_sent_once(target: Target, provider: CountingProvider) -> None:

@@ -85,6 +85,17 @@ def read(dsn: str) -> Target:
         return Target(tables, dict(connection.execute(_KEYS).fetchall()))
 
 
+def without(target: Target, column: str) -> Target:
+    """The same but for one column of every table."""
+    tables = {
+        table: {
+            key: {name: value for name, value in row.items() if name != column} for key, row in rows.items()
+        }
+        for table, rows in target.tables.items()
+    }
+    return Target(tables, target.legacy)
+
+
 def differences(found: Target, expected: Target) -> list[Difference]:
     """What is not as expected, ordered by table and row."""
     legacy = {**expected.legacy, **found.legacy}

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
+from include.entities import ENTITIES
 from local.postgres import ADMIN, EmbeddedPostgres
+from plugins.hooks.embeddings import HashProvider
+from plugins.hooks.target_schema import deploy_schema, register
 from tests.conftest import fresh_database
 from tests.end_to_end.conftest import READER, allow_reading
 from tests.end_to_end.runs import Databases
@@ -21,11 +25,12 @@ MakeWorld = Callable[[], AbstractContextManager[World]]
 
 @dataclass(frozen=True)
 class Templates:
-    """Databases to copy: the small source, its complete migration, an empty target."""
+    """Databases to copy: the small source, its complete migration, an empty target, one with empty tables."""
 
     source: str
     migrated: str
     empty: str
+    deployed: str
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +51,11 @@ def templates(
             source_admin=server.dsn(name),
         )
         run(FULL, databases, tmp_path_factory.mktemp("migrated"), dry_run=False).raise_errors()
-        yield Templates(name, target, target_template)
+        deployed = stack.enter_context(fresh_database(server, template=target_template, owner="postgres"))
+        with psycopg.connect(server.dsn(deployed, role="postgres"), autocommit=True) as connection:
+            deploy_schema(connection, HashProvider().dimensions)
+            register(connection, ENTITIES.values())
+        yield Templates(name, target, target_template, deployed)
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +75,7 @@ def make_world(
                 source_name=copy(templates.source),
                 target_name=copy(templates.migrated, "postgres"),
                 empty=lambda: copy(templates.empty, "postgres"),
+                deployed=lambda: copy(templates.deployed, "postgres"),
                 server=server,
                 folder=tmp_path_factory.mktemp("world"),
             )

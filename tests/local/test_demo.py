@@ -12,7 +12,9 @@ import pytest
 
 from include.synthetic.sizes import SourceSize
 from local import databases, demo
+from local.changes import change
 from local.environment import State
+from local.legacy_source import fill
 from local.postgres import EmbeddedPostgres
 from tests.conftest import FAST_SETTINGS
 
@@ -104,12 +106,24 @@ def test_a_failed_runs_code_is_kept_beside_its_summary(tmp_path: Path) -> None:
     assert demo.show_result(state, 1, log, since=1_500) == 1
 
 
-def test_conf_is_laid_over_the_demos_own() -> None:
-    assert demo._conf("") == {"dry_run": False}
-    assert demo._conf('{"dry_run": true, "entities": ["patients"]}') == {
-        "dry_run": True,
-        "entities": ["patients"],
-    }
+def test_conf_is_a_json_object_that_is_laid_over_the_demos_own() -> None:
+    assert demo._conf("") == {}
+    given = demo._conf('{"dry_run": true, "entities": ["patients"]}')
+    assert given == {"dry_run": True, "entities": ["patients"]}
+    assert {**demo.DEFAULT_CONF[demo.DAG_ID], **given}["dry_run"] is True
+    assert demo.DEFAULT_CONF[demo.DAG_ID] == {"dry_run": False}
+
+
+def test_a_day_changes_the_source(database: str) -> None:
+    fill(database, SourceSize.real().scaled(patients=40), 1, progress=lambda _: None)
+    with psycopg.connect(database, autocommit=True) as connection:
+        count = "SELECT count(*) FROM dispatch_state"
+        (before,) = connection.execute(count).fetchone() or (0,)
+        done = change(database)
+        assert connection.execute(count).fetchone() == (before + 8 - 3,)
+        renamed = "SELECT count(*) FROM auth_user WHERE last_name LIKE '%-Novak'"
+        assert connection.execute(renamed).fetchone() == (5,)
+    assert done[0] == "5 users were renamed"
 
 
 @pytest.mark.parametrize("conf", ["{", "[1]", '"text"'])

@@ -124,7 +124,9 @@ def rows_locked_during_the_run(world: World) -> Steps:
     with _session("locks") as session, transaction.atomic(session):
         Project.objects.filter(pk=6).update(size=6)
         list(Project.objects.using(session).select_for_update().filter(pk__in=(6, 7)))
-        yield arrives("SELECT file_size FROM public.projects WHERE legacy_project_id = 6", (6,), compared=False)
+        yield arrives(
+            "SELECT file_size FROM public.projects WHERE legacy_project_id = 6", (6,), compared=False
+        )
 
 
 @scenario
