@@ -11,14 +11,13 @@ from airflow.sdk import BaseHook
 
 from plugins.hooks.connect import TARGET, connect, translated
 
-_SESSION = (
-    "SET TimeZone = 'UTC'",
-    "SET DateStyle = 'ISO, YMD'",
-    "SET IntervalStyle = 'postgres'",
-    "SET statement_timeout = '60min'",
-    "SET lock_timeout = '60s'",
-    "SET client_min_messages = 'warning'",
-)
+# Sent as one, for the target may be far away.
+_SESSION = """SET TimeZone = 'UTC';
+SET DateStyle = 'ISO, YMD';
+SET IntervalStyle = 'postgres';
+SET statement_timeout = '60min';
+SET lock_timeout = '60s';
+SET client_min_messages = 'warning'"""
 
 
 class TargetPostgresHook(BaseHook):
@@ -35,8 +34,7 @@ class TargetPostgresHook(BaseHook):
             connection.autocommit = True
             self._connection = connection
             try:
-                for statement in _SESSION:
-                    connection.execute(statement)
+                connection.execute(_SESSION)
                 yield connection
             finally:
                 self._connection = None

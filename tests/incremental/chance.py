@@ -31,10 +31,12 @@ _CHANGES: list[Change] = []
 
 def some_changes(chance: random.Random, number: int) -> list[str]:
     """Make so many changes; returns their names."""
-    chosen = [chance.choice(_CHANGES) for _ in range(number)]
-    for change in chosen:
+    names = []
+    for _ in range(number):
+        change = chance.choice(_CHANGES)
         change(chance)
-    return [change.__name__ for change in chosen]
+        names.append(change.__name__)
+    return names
 
 
 def _change(change: Change) -> Change:

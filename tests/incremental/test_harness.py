@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ from airflow.sdk.exceptions import AirflowSkipException
 from tests.end_to_end.runs import Databases
 from tests.incremental import runner
 from tests.incremental.compare import differences, read
+from tests.incremental.conftest import MakeWorld
 from tests.incremental.runner import Outcome
 from tests.incremental.world import World
 
 NOWHERE = Databases(*["postgresql://nobody:nothing@127.0.0.1:9/nothing"] * 3)
+
+
+@pytest.fixture(scope="module")
+def spoilt(make_world: MakeWorld) -> Iterator[World]:
+    """A target in which every test leaves another thing wrong."""
+    with make_world() as world:
+        yield world
 
 
 @pytest.mark.parametrize(
@@ -62,11 +71,11 @@ NOWHERE = Databases(*["postgresql://nobody:nothing@127.0.0.1:9/nothing"] * 3)
         ),
     ],
 )
-def test_a_difference_is_seen_and_named(world: World, statement: str, seen: str) -> None:
-    before = read(world.databases.target)
+def test_a_difference_is_seen_and_named(spoilt: World, statement: str, seen: str) -> None:
+    before = read(spoilt.databases.target)
     assert differences(before, before) == []
-    world.target_sql(statement)
-    (difference,) = differences(read(world.databases.target), before)
+    spoilt.target_sql(statement)
+    (difference,) = differences(read(spoilt.databases.target), before)
     assert str(difference).startswith(seen)
 
 
