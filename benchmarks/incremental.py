@@ -123,7 +123,7 @@ def measured(report: Mapping[str, Any], command: float) -> Measured:
     entities = report["entities"]
     return Measured(
         {_PREPARATION: rest, **phases, _WHOLE_RUN: whole, _COMMAND: command},
-        read=sum(entity["source_rows"] for entity in entities),
+        read=sum(entity["read"] for entity in entities),
         written=sum(entity[fate] for entity in entities for fate in ("inserted", "updated", "deleted")),
     )
 

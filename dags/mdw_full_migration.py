@@ -31,8 +31,9 @@ first run should be a dry run (the default): it predicts every count and writes 
 
 From `extraction.*` on: repair, then press *Clear Dag Run* on the run's page and choose *Clear only failed tasks*.
 What failed, and what the failure kept from running, runs again; finished batches are not read, loaded or embedded
-again. To repeat one task, press *Clear Task Instance* with *Downstream* chosen. The run then ends as completed, with
-a new report. A run whose code or mapping was changed meanwhile refuses to go on, and so does one behind which
+again. One batch alone: open its red mapped instance, press *Clear Task Instance*, leave *Downstream* chosen. The run
+then ends as completed, with a new report. Never mark a load as success by hand: validation sees what is missing, and
+fails. A run whose code or mapping was changed meanwhile refuses to go on, and so does one behind which
 another run has loaded: trigger a new run, it does what is missing.
 
 Tasks of a completed run may be cleared in any order: they do nothing. To migrate again, trigger a new run.

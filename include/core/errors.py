@@ -93,7 +93,7 @@ def _kinds() -> Iterable[ErrorKind]:
     yield ErrorKind(
         "SOURCE_INTERRUPTED",
         connection,
-        "The connection to the legacy database broke, or the server cancelled the statement.",
+        "The connection to the legacy database broke, or the server ended the statement (lock timeout, shutdown).",
         "Nothing to do while retries remain; then check the server and clear the failed task.",
         transient=True,
     )
@@ -132,7 +132,7 @@ def _kinds() -> Iterable[ErrorKind]:
     yield ErrorKind(
         "TARGET_INTERRUPTED",
         connection,
-        "The connection to the target broke, or the server ended the transaction (deadlock, shutdown).",
+        "The connection to the target broke, or the server ended the transaction (deadlock, lock timeout, shutdown).",
         "Nothing to do while retries remain; the batch was rolled back whole. Then clear the failed task.",
         transient=True,
     )

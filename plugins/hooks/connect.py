@@ -29,8 +29,9 @@ _EXTRAS = {
     "target_session_attrs",
     "channel_binding",
 }
-# SQLSTATE classes that mean "try again": connection, transaction rollback, resources, operator intervention.
-_TRANSIENT_CLASSES = ("08", "40", "53", "57P")
+# SQLSTATE classes that mean "try again": connection, transaction rollback, resources, operator intervention, and
+# a lock that somebody else held for longer than lock_timeout.
+_TRANSIENT_CLASSES = ("08", "40", "53", "57P", "55P03")
 # Classes that mean "this row": data exception, integrity violation.
 _DATA_CLASSES = ("22", "23")
 

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 from airflow.sdk import BaseHook
+from psycopg.pq import TransactionStatus
 
 from include.core.batches import Partition, cut_groups
 from include.core.copytext import parse_rows
@@ -70,9 +71,13 @@ class LegacyMdwHook(BaseHook):
                 yield Snapshot(connection)
             finally:
                 self._connection = None
-                # Whatever the body raised must not be hidden by a connection that is gone.
-                with suppress(psycopg.OperationalError):
-                    connection.rollback()
+                if connection.info.transaction_status is TransactionStatus.ACTIVE:
+                    # A COPY that was left under way keeps the connection's lock: a rollback would wait for ever.
+                    connection.close()
+                else:
+                    # Whatever the body raised must not be hidden by a connection that is gone.
+                    with suppress(psycopg.OperationalError):
+                        connection.rollback()
 
     def cancel(self) -> None:
         """Cancel what runs in the server; for a task that is being killed."""

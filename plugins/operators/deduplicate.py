@@ -21,7 +21,7 @@ from plugins.hooks.staging import StagingHook
 from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.preflight import chosen
-from plugins.operators.step import Clock, MigrationOperator, Run
+from plugins.operators.step import Clock, MigrationOperator, Run, code_version
 
 if TYPE_CHECKING:
     import psycopg
@@ -39,15 +39,18 @@ class DeduplicateOperator(MigrationOperator):
         self.partitions = partitions
 
     def step(self, run: Run) -> dict[str, int]:
-        """Records the survivors, and the pairs (not in a dry run); returns counts.
+        """Records the survivors, and the pairs (not in a dry run); returns counts of what was decided.
 
         Where the entity was not chosen, earlier decisions stand: an empty answer would undo them.
         """
         if ENTITIES[str(self.entity)] not in chosen(run.settings):
             raise AirflowSkipException("not chosen")
-        name, clock = ENTITIES[str(self.entity)].name, Clock()
+        name, clock, staging = ENTITIES[str(self.entity)].name, Clock(), StagingHook(run.run_id)
         with TargetPostgresHook().session(entity=name) as connection:
-            everybody = self._rows(connection, StagingHook(run.run_id))
+            if self._unchanged(connection, staging) and _decided(connection):
+                self.progress(f"{name}: nothing that is compared changed, so all decisions stand")
+                return {"merged": 0, "pending": 0}
+            everybody = self._rows(connection, staging)
             result = deduplicate(everybody)
             fates = Fates(everybody.num_rows, undecided=everybody.num_rows)
             with connection.transaction():
@@ -66,6 +69,20 @@ class DeduplicateOperator(MigrationOperator):
         )
         return {"merged": merged, "pending": waiting}
 
+    def _unchanged(self, connection: psycopg.Connection[Any], staging: StagingHook) -> bool:
+        """Whether the rows that were read are, in what is compared, those of the target, and none is gone."""
+        name, partitions = str(self.entity), list(self.partitions or ())
+        if any(Partition.from_json(partition).selected is None for partition in partitions):
+            return False
+        if staging.read("gone", name, "all").num_rows:
+            return False
+        batches = [batch for partition in partitions for batch in batch_names(partition)]
+        if not batches:
+            return True
+        clean = pa.concat_tables([staging.read("clean", name, batch, _COMPARED) for batch in batches])
+        stored = _stored(connection, name, pa.concat_arrays(staging.keys(name, batches)))
+        return _rows_of(clean) == _rows_of(stored)
+
     def _rows(self, connection: psycopg.Connection[Any], staging: StagingHook) -> pa.Table:
         """All rows as they will be: those of this run from staging, the others from the target."""
         name, partitions = str(self.entity), list(self.partitions or ())
@@ -83,18 +100,38 @@ class DeduplicateOperator(MigrationOperator):
         return pa.concat_tables(tables) if tables else _nobody()
 
 
+def _decided(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the last complete run, by the same code, is also the last that may have loaded rows."""
+    row = connection.execute(
+        "SELECT c.code_version = %s AND NOT EXISTS (SELECT 1 FROM migration.runs r WHERE NOT r.dry_run"
+        " AND r.status = 'failed' AND r.started_at >= c.started_at)"
+        " FROM migration.watermarks w JOIN migration.runs c USING (run_id) WHERE w.name = 'source'",
+        [code_version()],
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def _nobody() -> pa.Table:
     return pa.schema({column: pa.string() for column in _COMPARED}).empty_table()
 
 
-def _stored(connection: psycopg.Connection[Any], entity: str) -> pa.Table:
-    """The compared columns of the target's rows."""
+def _rows_of(table: pa.Table) -> set[tuple[str | None, ...]]:
+    return set(zip(*(table.column(name).to_pylist() for name in _COMPARED), strict=True))
+
+
+def _stored(connection: psycopg.Connection[Any], entity: str, keys: pa.Array | None = None) -> pa.Table:
+    """The compared columns of the target's rows, of all or of those with some legacy ids."""
     columns = sql.SQL(", ").join(sql.Identifier("t", column) for column in _COMPARED[1:])
     query = sql.SQL(
         "COPY (SELECT m.legacy_id, {} FROM migration.id_map m JOIN {} t ON t.id = m.target_id"
-        " WHERE m.entity = {} AND m.state IN ('live', 'merged') AND t.deleted_at IS NULL)"
+        " WHERE m.entity = {} AND m.state IN ('live', 'merged') AND t.deleted_at IS NULL{})"
         " TO STDOUT WITH (FORMAT csv)"
-    ).format(columns, sql.Identifier("public", entity), sql.Literal(entity))
+    ).format(
+        columns,
+        sql.Identifier("public", entity),
+        sql.Literal(entity),
+        sql.SQL("") if keys is None else sql.SQL(" AND m.legacy_id = ANY ({})").format(keys.to_pylist()),
+    )
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         return parse_rows(b"".join(bytes(row) for row in copy), _COMPARED)
 

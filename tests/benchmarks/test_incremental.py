@@ -24,8 +24,8 @@ REPORT = {
         {"phase": "loading", "wall_seconds": 50.0},
     ],
     "entities": [
-        {"source_rows": 60, "inserted": 40, "updated": 9, "deleted": 1, "unchanged": 11},
-        {"source_rows": 5, "inserted": 5, "updated": 0, "deleted": 0, "unchanged": 0},
+        {"read": 60, "inserted": 40, "updated": 9, "deleted": 1, "unchanged": 11},
+        {"read": 5, "inserted": 5, "updated": 0, "deleted": 0, "unchanged": 0},
     ],
 }
 

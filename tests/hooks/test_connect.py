@@ -196,7 +196,7 @@ def test_a_failed_statement_is_told_without_its_values(
         assert error.facts["table"] == "t"
 
 
-@pytest.mark.parametrize("state", ["40001", "40P01", "53200", "57P01", "08006"])
+@pytest.mark.parametrize("state", ["40001", "40P01", "53200", "55P03", "57P01", "08006"])
 def test_what_may_pass_by_itself_is_transient(
     database: str, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:

@@ -431,6 +431,24 @@ def test_a_lost_connection_is_transient(server: EmbeddedPostgres, filled: str, s
     assert (caught.value.code, caught.value.transient) == ("SOURCE_INTERRUPTED", True)
 
 
+def test_an_error_of_the_caller_amid_a_copy_is_raised(source: LegacyMdwHook) -> None:
+    """The cursor keeps the connection's lock while a COPY is under way: whoever waits for it waits for ever."""
+    raised: list[BaseException] = []
+
+    def fail_amid_a_copy() -> None:
+        try:
+            with source.snapshot() as snapshot:
+                batches = snapshot.batches(ENTITIES["profiles"], Partition("profiles", 0, None, None), 5)
+                raised.append(next(batches)["no such column"])
+        except KeyError as error:
+            raised.append(error)
+
+    reading = threading.Thread(target=fail_amid_a_copy, daemon=True)
+    reading.start()
+    reading.join(20)
+    assert [type(error) for error in raised] == [KeyError]
+
+
 def test_an_error_of_the_caller_is_not_blamed_on_the_source(
     server: EmbeddedPostgres, target_template: str, source: LegacyMdwHook
 ) -> None:

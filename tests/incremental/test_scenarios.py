@@ -113,6 +113,7 @@ GROUPS: tuple[Sequence[str], ...] = (
         "quarantined_rows_deleted",
         "merge_dissolves_by_the_survivor",
         "percentile_moves",
+        "last_task_of_another_workflow_deleted",
     ),
     (
         "survivor_deleted_leaving_orders",

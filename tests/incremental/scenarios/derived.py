@@ -88,6 +88,23 @@ def task_added_and_moved(world: World) -> Steps:
 
 
 @scenario
+def last_task_of_another_workflow_deleted(world: World) -> Steps:
+    """Times are counted from predecessors of the same order, whatever workflow these belong to."""
+    days = {template: START + timedelta(days=day) for template, day in ((1, 60), (8, 70))}
+    Task.objects.bulk_create(
+        Task(template_id=template, instruction_id=52, checked=True, done_at=done)
+        for template, done in days.items()
+    )
+    query = (
+        "SELECT task_performance -> 0 ->> 'minutes' FROM public.workflow_performance"
+        " WHERE legacy_category_id = 0 AND legacy_instruction_id = 52"
+    )
+    yield arrives(query, (str(10 * 24 * 60),), compared=False)
+    Task.objects.filter(template_id=1, instruction_id=52).delete()
+    yield arrives(query, (str(18 * 24 * 60),))
+
+
+@scenario
 def order_submitted_earlier(world: World) -> Steps:
     """First tasks count from the submission."""
     query = (
