@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -180,19 +181,26 @@ def _answer_in_child(order: Mapping[str, Any], answers: IO[str]) -> None:
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
+        nothing = {"run_id": None, "refusal": "", "modules": []}
         if os.WIFSIGNALED(status):
-            state = {"state": "killed", "signal": os.WTERMSIG(status), "run_id": None, "refusal": ""}
-            _send({**state, "modules": []}, answers)
+            _send({"state": "killed", "signal": os.WTERMSIG(status), **nothing}, answers)
+        elif status:
+            _send({"state": "broken", **nothing}, answers)
         return
+    code = 1
     try:
         in_process_api_server.cache_clear()
         if order.get("disk_bytes"):
-            small_disk(os.environ["MIGRATION_STAGING_URI"], order["disk_bytes"])
+            small_disk(Path(os.environ["MIGRATION_STAGING_URI"].removeprefix("file://")), order["disk_bytes"])
         if order.get("crash"):
             Crash(**order["crash"]).install()
         _send(_answer(order), answers)
+        code = 0
     finally:
-        os._exit(0)
+        if code:
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _send(answer: Mapping[str, Any], answers: IO[str]) -> None:

@@ -19,6 +19,7 @@ from uuid import uuid4
 import psycopg
 import pyarrow.parquet as pq
 
+from include.synthetic.sizes import SourceSize
 from local.postgres import EmbeddedPostgres
 from plugins.hooks.staging import run_folder
 from tests.end_to_end.airflow_worker import DAG_ID, run_id_of
@@ -36,6 +37,8 @@ from tests.end_to_end.crashing import (
 from tests.end_to_end.runs import Airflow, Databases, Outcome
 from tests.incremental.compare import Target, read
 
+SIZE = SourceSize.real().scaled(40, users=60, states=40, jaws=60, projects=60, plans=60, tasks=150)
+SOURCE_SEED = 1
 # Several batches of every larger entity, but one partition: what a run of Airflow costs is its number of tasks.
 CONF: Mapping[str, Any] = {"dry_run": False, "batch_size": 12, "max_rejected": 0.5}
 ENVIRONMENT: Mapping[str, str] = {"MIGRATION_PARTITION_ROWS": "100000"}

@@ -223,19 +223,18 @@ def recorded_texts(file: str) -> Iterator[None]:
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 
 
-def small_disk(uri: str, size: int) -> None:
+def small_disk(folder: Path, size: int) -> None:
     """Mount a disk of so many bytes over a folder, which only this process and its children see.
 
     Raises:
-        OSError: the system lets nobody but root do that.
+        OSError: the system does not let everybody do that.
     """
-    folder = uri.removeprefix("file://")
     user, group = os.geteuid(), os.getegid()
     _checked("unshare", CLONE_NEWUSER | CLONE_NEWNS)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    _checked("mount", b"none", folder.encode(), b"tmpfs", 0, f"size={size}".encode())
+    _checked("mount", b"none", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode())
 
 
 def _checked(function: str, *arguments: Any) -> None:

@@ -17,20 +17,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from include.synthetic.sizes import SourceSize
 from local.legacy_source import fill
 from local.postgres import EmbeddedPostgres
 from tests.conftest import CRASH_POINT, fresh_database
 from tests.end_to_end.airflow_worker import DAG_ID
 from tests.end_to_end.conftest import READER, allow_reading
-from tests.end_to_end.crash_matrix import Killed, Matrix
+from tests.end_to_end.crash_matrix import SIZE, SOURCE_SEED, Killed, Matrix
 from tests.end_to_end.crashing import POINTS
 from tests.end_to_end.runs import Airflow, airflow_home
 from tests.incremental.compare import differences
 
 INCREMENTAL = "mdw_incremental_migration"
-SIZE = SourceSize.real().scaled(40, users=60, states=40, jaws=60, projects=60, plans=60, tasks=150)
-SOURCE_SEED = 1
 AT_ONCE = 2
 
 # What happens in the source between the full run and the incremental one.
