@@ -189,7 +189,8 @@ def test_the_source_sees_only_reviewed_read_only_statements(
     assert REVIEWED.read_text(encoding="utf-8") == text
     for statement in distinct:
         assert re.match(
-            r"(COPY \(SELECT|SELECT|WITH open AS \( SELECT|SET (LOCAL|TRANSACTION)|BEGIN$|ROLLBACK$)", statement
+            r"(COPY \(SELECT|SELECT|WITH open AS \( SELECT|SET (LOCAL|TRANSACTION)|BEGIN$|ROLLBACK$)",
+            statement,
         ), statement
         assert not re.search(WRITES, statement, re.IGNORECASE), statement
 
