@@ -56,7 +56,8 @@ def select_rows(
 def select_versions(entity: Entity, existing: Columns) -> str:
     """Legacy id, partition key and version of every row to be migrated; no key at all is the empty text.
 
-    Of rows that are shaped into one, the versions are put together in the order of their ids.
+    Of rows that are shaped into others, the versions of the whole group are put together in the order of their
+    ids: what becomes of one may depend on all, and one that is gone shows in those that are left.
     """
     source = entity.source
     parts = [f"coalesce({source.key}, '') AS legacy_id", f"{source.partition_by} AS partition_key"]
@@ -67,8 +68,9 @@ def select_versions(entity: Entity, existing: Columns) -> str:
         select = f"SELECT r.legacy_id, r.partition_key, {version} FROM {rows}"
     else:
         select = (
-            f"SELECT r.legacy_id, min(r.partition_key), md5(string_agg({version}, '' ORDER BY r.row_id))"
-            f" FROM {rows} GROUP BY r.legacy_id"
+            f"SELECT DISTINCT r.legacy_id, r.partition_key, md5(string_agg({version}, '') OVER w) FROM {rows}"
+            " WINDOW w AS (PARTITION BY r.partition_key ORDER BY r.row_id"
+            " ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
         )
     return f"COPY ({select}) TO STDOUT WITH (FORMAT csv)"
 

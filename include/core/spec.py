@@ -241,6 +241,8 @@ class Entity:
     embeddings: Embeddings | None = None
 
     def __post_init__(self) -> None:
+        if self.shape is not None and self.source.group_by is None:
+            raise ValueError(f"{self.name}: rows that are shaped need a group that stays in one batch")
         if self.embeddings is not None:
             refuse_health_columns(self.embeddings.document, self.health_columns)
 

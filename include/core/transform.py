@@ -52,7 +52,7 @@ def transform(entity: Entity, raw: pa.Table) -> Transformed:
     rejected = _any([rows for rows, _, _ in batch.rejects], len(batch))
     keep = pc.invert(rejected)
     legacy_id = pc.if_else(keep, batch.legacy_id, pa.scalar(None, pa.string()))
-    version = _put_together(raw, versions, batch.legacy_id) if entity.shape else versions
+    version = _put_together(entity, raw, versions, batch.legacy_id) if entity.shape else versions
     clean = pa.table(
         [batch.legacy_id, target_ids(entity.name, legacy_id), *arrays.values(), version],
         schema=clean_schema(entity),
@@ -60,16 +60,18 @@ def transform(entity: Entity, raw: pa.Table) -> Transformed:
     return Transformed(clean.filter(keep), _rejects(batch), _findings(batch, keep))
 
 
-def _put_together(raw: pa.Table, versions: pa.Array, legacy_id: pa.Array) -> pa.Array:
-    """Versions of rows made of several raw rows, as the source computes them (``select_versions``)."""
+def _put_together(entity: Entity, raw: pa.Table, versions: pa.Array, legacy_id: pa.Array) -> pa.Array:
+    """Versions of rows made of a group of raw rows, as the source computes them (``select_versions``)."""
+    groups = raw.column(entity.source.partition_by).to_pylist()
     parts: defaultdict[str | None, list[str]] = defaultdict(list)
-    for key, version in zip(raw.column("legacy_id").to_pylist(), versions.to_pylist(), strict=True):
-        parts[key].append(version or "")
+    for group, version in zip(groups, versions.to_pylist(), strict=True):
+        parts[group].append(version or "")
     digests = {
-        key: hashlib.md5("".join(some).encode(), usedforsecurity=False).hexdigest()
-        for key, some in parts.items()
+        group: hashlib.md5("".join(some).encode(), usedforsecurity=False).hexdigest()
+        for group, some in parts.items()
     }
-    return pa.array([digests[key] for key in legacy_id.to_pylist()], pa.string())
+    group_of = dict(zip(raw.column("legacy_id").to_pylist(), groups, strict=True))
+    return pa.array([digests[group_of[key]] for key in legacy_id.to_pylist()], pa.string())
 
 
 def _reject_bad_keys(batch: Batch) -> None:

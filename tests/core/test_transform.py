@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -132,7 +133,7 @@ def test_a_shape_makes_the_rows_that_are_migrated() -> None:
 
     entity = Entity(
         name="practices",
-        source=SOURCE,
+        source=replace(SOURCE, group_by="t.id"),
         shape=shape,
         columns=(Column("n", lambda batch: batch.raw.column("t.name_count").cast(pa.string()).chunk(0)),),
     )

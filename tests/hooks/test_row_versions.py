@@ -166,6 +166,21 @@ def test_rows_made_of_several_have_the_version_of_all(
         source.execute("DELETE FROM notes WHERE id = 4")
 
 
+def test_a_row_that_is_gone_shows_in_the_others_of_its_group(
+    source: psycopg.Connection, hook: LegacyMdwHook
+) -> None:
+    """What is made of one key of a group may depend on the rows of another."""
+    grouped = Entity(
+        "texts",
+        Source((NOTES,), key="t.author || ':' || t.text", partition_by="t.author", group_by="t.author"),
+        (),
+        shape=lambda raw: raw,
+    )
+    source.execute("INSERT INTO notes VALUES (4, 'second', 7)")
+    with changed(hook, "7:a", "7:second", entity=grouped):
+        source.execute("DELETE FROM notes WHERE id = 4")
+
+
 @pytest.mark.parametrize(
     ("keys", "after", "rows"),
     [
