@@ -92,7 +92,7 @@ class BuildIndexOperator(MigrationOperator):
         skip_without_ai(run)
         entity, clock = ENTITIES[str(self.entity)], Clock()
         if entity not in chosen(run.settings):
-            raise AirflowSkipException("not chosen")
+            return
         embeddings = _embeddings(entity.name)
         with TargetPostgresHook().session(entity=entity.name) as connection:
             store = VectorStore(connection, entity, embeddings)
