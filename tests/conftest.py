@@ -42,7 +42,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         report
         for outcome in ("passed", "failed", "error")
         for report in terminalreporter.getreports(outcome)
-        if report.when == "call" or report.failed
+        if isinstance(report, pytest.TestReport) and (report.when == "call" or report.failed)
     ]
     seeds = {
         report.nodeid: (dict(report.user_properties)[CRASH_POINT], report.passed)

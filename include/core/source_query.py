@@ -41,7 +41,7 @@ def select_rows(
     where = _range(source.partition_by, partition, after) if keys is None else _among(source, keys)
     order = [source.partition_by, *(["t.id"] if source.partition_by != "t.id" else [])]
     selected = (
-        f"SELECT {', '.join([*_values(source, existing), *_transactions(source, existing)])}"
+        f"SELECT {_listed({**_values(source, existing), **_version_parts(source, existing)})}"
         f" FROM {_from(source, existing)}{where} ORDER BY {', '.join(order)}"
     )
     columns = ", ".join(f"r.{_quoted(name)}" for name in source.raw_columns if name != VERSION)
@@ -60,9 +60,14 @@ def select_versions(entity: Entity, existing: Columns) -> str:
     ids: what becomes of one may depend on all, and one that is gone shows in those that are left.
     """
     source = entity.source
-    parts = [f"coalesce({source.key}, '') AS legacy_id", f"{source.partition_by} AS partition_key"]
-    parts += _computed(source, existing) + _transactions(source, existing)
-    rows = f"(SELECT {', '.join(parts)}, t.id AS row_id FROM {_from(source, existing)}) r"
+    keys = {
+        "legacy_id": f"coalesce({source.key}, '')",
+        "partition_key": source.partition_by,
+        "row_id": "t.id",
+    }
+    rows = (
+        f"(SELECT {_listed({**keys, **_version_parts(source, existing)})} FROM {_from(source, existing)}) r"
+    )
     version = _version(source, existing)
     if entity.shape is None:
         select = f"SELECT r.legacy_id, r.partition_key, {version} FROM {rows}"
@@ -116,34 +121,34 @@ def _newer(source: Source, horizon: int) -> str:
     return f"age({source.tables[0].alias}.xmin) <= age('{int(horizon) % 2**32}'::xid)"
 
 
-def _values(source: Source, existing: Columns) -> list[str]:
-    """Every raw column."""
-    columns = [f"{source.key} AS legacy_id"]
+def _listed(columns: Mapping[str, str]) -> str:
+    """A SELECT list from names and their SQL."""
+    return ", ".join(f"{sql} AS {_quoted(name)}" for name, sql in columns.items())
+
+
+def _values(source: Source, existing: Columns) -> dict[str, str]:
+    """Every raw column but the version."""
+    outputs = {name: sql for table in source.tables for name, sql in _outputs(table, existing).items()}
+    return {"legacy_id": source.key, **outputs, **_expressions(source, existing)}
+
+
+def _version_parts(source: Source, existing: Columns) -> dict[str, str]:
+    """What a version is made of: the transactions of rows that tell theirs, and all other values."""
+    parts: dict[str, str] = {}
     for table in source.tables:
-        columns += _outputs(table, existing)
-    return columns + _expressions(source, existing)
+        transaction = f"{table.alias}.xmin"
+        parts |= (
+            {transaction: transaction} if _has_transaction(table, existing) else _outputs(table, existing)
+        )
+    return {**parts, **_expressions(source, existing)}
 
 
-def _computed(source: Source, existing: Columns) -> list[str]:
-    """The raw columns whose values are part of the version."""
-    columns = [
-        column
-        for table in source.tables
-        if not _has_transaction(table, existing)
-        for column in _outputs(table, existing)
-    ]
-    return columns + _expressions(source, existing)
+def _outputs(table: Table, existing: Columns) -> dict[str, str]:
+    return {f"{table.alias}.{name}": _column(table, name, existing) for name in outputs_of(table)}
 
 
-def _outputs(table: Table, existing: Columns) -> list[str]:
-    return [
-        f"{_column(table, name, existing)} AS {_quoted(f'{table.alias}.{name}')}"
-        for name in outputs_of(table)
-    ]
-
-
-def _expressions(source: Source, existing: Columns) -> list[str]:
-    return [f"{_filled(source, e.sql, existing)} AS {_quoted(e.name)}" for e in source.expressions]
+def _expressions(source: Source, existing: Columns) -> dict[str, str]:
+    return {e.name: _filled(source, e.sql, existing) for e in source.expressions}
 
 
 def _has_transaction(table: Table, existing: Columns) -> bool:
@@ -151,22 +156,7 @@ def _has_transaction(table: Table, existing: Columns) -> bool:
     return not table.sql and "xmin" in existing.get(table.name, ())
 
 
-def _transactions(source: Source, existing: Columns) -> list[str]:
-    tables = [table for table in source.tables if _has_transaction(table, existing)]
-    return [f"{table.alias}.xmin AS {_quoted(f'{table.alias}.xmin')}" for table in tables]
-
-
 def _version(source: Source, existing: Columns) -> str:
-    names = [
-        name
-        for table in source.tables
-        for name in (
-            [f"{table.alias}.xmin"]
-            if _has_transaction(table, existing)
-            else [f"{table.alias}.{name}" for name in outputs_of(table)]
-        )
-    ]
-    names += [expression.name for expression in source.expressions]
     # A column may come without any row being written.
     known = sorted(
         f"{table.alias}.{name}"
@@ -174,7 +164,8 @@ def _version(source: Source, existing: Columns) -> str:
         for name in table.optional
         if name in existing.get(table.name, ())
     )
-    members = [f"'{' '.join(known)}'::text", *(f"r.{_quoted(name)}" for name in names)]
+    parts = (f"r.{_quoted(name)}" for name in _version_parts(source, existing))
+    members = [f"'{' '.join(known)}'::text", *parts]
     return f"md5(ROW({', '.join(members)})::text)"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,12 @@ class BatchLoader:
         started = time.monotonic()
         with self._connection.transaction():
             self._tracking.hold_lock()
-            fates = self._rehearsed(batch) if self._dry_run else self._loaded(batch)
+            fates = self._merged(
+                lambda: self._loaded(batch),
+                lambda: [
+                    key for t in (batch.clean, batch.rejects) for key in t.column("legacy_id").to_pylist()
+                ],
+            )
             seconds = time.monotonic() - started
             self._tracking.record_batch(
                 LedgerRow(
@@ -109,16 +114,7 @@ class BatchLoader:
         started = time.monotonic()
         with self._connection.transaction():
             self._tracking.hold_lock()
-            if self._dry_run:
-                with self._connection.transaction(force_rollback=True):
-                    self._defer_references()
-                    fates = self._merge_affected(most)
-                    planned = self._written(
-                        [row[0] for row in self._connection.execute("SELECT legacy_id FROM pg_temp.stage")]
-                    )
-                self._plan(planned)
-            else:
-                fates = self._merge_affected(most)
+            fates = self._merged(lambda: self._merge_affected(most), self._staged_keys)
             if fates.extracted:
                 seconds = time.monotonic() - started
                 self._tracking.record_batch(
@@ -132,13 +128,21 @@ class BatchLoader:
         execute("SELECT migration.stage_affected(%s, %s, %s)", [self._run_id, self._entity.name, most])
         return self._apply()
 
-    def _rehearsed(self, batch: LoadBatch) -> Fates:
-        """Fates of a batch that is taken back; its children find it among the planned ids."""
-        keys = [table.column("legacy_id").to_pylist() for table in (batch.clean, batch.rejects)]
+    def _staged_keys(self) -> list[str]:
+        return [row[0] for row in self._connection.execute("SELECT legacy_id FROM pg_temp.stage")]
+
+    def _merged(self, merge: Callable[[], Fates], keys: Callable[[], list[str]]) -> Fates:
+        """Fates of a merge; a dry run takes it back, and children find its rows among the planned ids.
+
+        Args:
+            keys: legacy ids of what was merged, asked for before it is taken back.
+        """
+        if not self._dry_run:
+            return merge()
         with self._connection.transaction(force_rollback=True):
             self._defer_references()
-            fates = self._loaded(batch)
-            planned = self._written([*keys[0], *keys[1]])
+            fates = merge()
+            planned = self._written(keys())
         self._plan(planned)
         return fates
 

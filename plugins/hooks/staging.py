@@ -117,10 +117,6 @@ class StagingHook(BaseHook):
                 self.read("keys", entity, name.removesuffix(".parquet")).column("legacy_id").combine_chunks()
             )
 
-    def exists(self, kind: str, entity: str, batch: str) -> bool:
-        """Whether a table was staged."""
-        return (self._root / kind / entity / f"{batch}.parquet").exists()
-
     def remove(self) -> None:
         """Delete everything this run staged."""
         if self._root.exists():

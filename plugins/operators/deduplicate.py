@@ -47,10 +47,14 @@ class DeduplicateOperator(MigrationOperator):
             raise AirflowSkipException("not chosen")
         name, clock, staging = ENTITIES[str(self.entity)].name, Clock(), StagingHook(run.run_id)
         with TargetPostgresHook().session(entity=name) as connection:
-            if self._unchanged(connection, staging) and _decided(connection):
+            clean, read = self._staged(staging)
+            partly = self._reads_a_part()
+            if partly and _unchanged(connection, staging, name, clean, read) and _decided(connection):
                 self.progress(f"{name}: nothing that is compared changed, so all decisions stand")
                 return {"merged": 0, "pending": 0}
-            everybody = self._rows(connection, staging)
+            everybody = (
+                pa.concat_tables([clean, _others(connection, staging, name, read)]) if partly else clean
+            )
             result = deduplicate(everybody)
             fates = Fates(everybody.num_rows, undecided=everybody.num_rows)
             with connection.transaction():
@@ -69,35 +73,37 @@ class DeduplicateOperator(MigrationOperator):
         )
         return {"merged": merged, "pending": waiting}
 
-    def _unchanged(self, connection: psycopg.Connection[Any], staging: StagingHook) -> bool:
-        """Whether the rows that were read are, in what is compared, those of the target, and none is gone."""
-        name, partitions = str(self.entity), list(self.partitions or ())
-        if any(Partition.from_json(partition).selected is None for partition in partitions):
-            return False
-        if staging.read("gone", name, "all").num_rows:
-            return False
-        batches = [batch for partition in partitions for batch in batch_names(partition)]
-        if not batches:
-            return True
-        clean = pa.concat_tables([staging.read("clean", name, batch, _COMPARED) for batch in batches])
-        stored = _stored(connection, name, pa.concat_arrays(staging.keys(name, batches)))
-        return _rows_of(clean) == _rows_of(stored)
-
-    def _rows(self, connection: psycopg.Connection[Any], staging: StagingHook) -> pa.Table:
-        """All rows as they will be: those of this run from staging, the others from the target."""
-        name, partitions = str(self.entity), list(self.partitions or ())
-        batches = [batch for partition in partitions for batch in batch_names(partition)]
+    def _staged(self, staging: StagingHook) -> tuple[pa.Table, pa.Array]:
+        """The rows of this run that can be compared, and the legacy ids of all that were read."""
+        name = str(self.entity)
+        batches = [batch for partition in self.partitions or () for batch in batch_names(partition)]
         tables = [staging.read("clean", name, batch, _COMPARED) for batch in batches]
-        if any(Partition.from_json(partition).selected is not None for partition in partitions):
-            read = [
-                staging.read(kind, name, b, ["legacy_id"]) for kind in ("clean", "rejects") for b in batches
-            ]
-            away = pa.concat_tables([*read, staging.read("gone", name, "all")]).column("legacy_id")
-            stored = _stored(connection, name)
-            tables.append(
-                stored.filter(pc.invert(pc.is_in(stored.column("legacy_id"), away.combine_chunks())))
-            )
-        return pa.concat_tables(tables) if tables else _nobody()
+        keys = [*staging.keys(name, batches), pa.array([], pa.string())]
+        return pa.concat_tables(tables) if tables else _nobody(), pa.concat_arrays(keys)
+
+    def _reads_a_part(self) -> bool:
+        """Whether the run reads a part of the rows only."""
+        parts = [Partition.from_json(partition) for partition in self.partitions or ()]
+        return any(partition.selected is not None for partition in parts)
+
+
+def _unchanged(
+    connection: psycopg.Connection[Any], staging: StagingHook, entity: str, clean: pa.Table, read: pa.Array
+) -> bool:
+    """Whether the rows that were read are, in what is compared, those of the target, and none is gone."""
+    if staging.read("gone", entity, "all").num_rows:
+        return False
+    return _rows_of(clean) == _rows_of(_stored(connection, entity, read))
+
+
+def _others(
+    connection: psycopg.Connection[Any], staging: StagingHook, entity: str, read: pa.Array
+) -> pa.Table:
+    """The rows of the target that the run did not read, without those that are gone."""
+    gone = staging.read("gone", entity, "all").column("legacy_id").combine_chunks()
+    stored = _stored(connection, entity)
+    away = pc.is_in(stored.column("legacy_id"), pa.concat_arrays([read, gone]))
+    return stored.filter(pc.invert(away))
 
 
 def _decided(connection: psycopg.Connection[Any]) -> bool:

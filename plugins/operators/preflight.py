@@ -176,7 +176,11 @@ def _scope(connection: Any, run: Run, identities: list[SourceIdentity]) -> tuple
     """
     if run.type == "full":
         return "everything", []
-    if connection.execute("SELECT 1 FROM migration.watermarks WHERE name = 'source'").fetchone() is None:
+    complete = connection.execute(
+        "SELECT r.mapping_version, r.rules_version FROM migration.watermarks w JOIN migration.runs r USING (run_id)"
+        " WHERE w.name = 'source'"
+    ).fetchone()
+    if complete is None:
         if not run.settings.allow_initial_full:
             raise MigrationError("NO_FULL_RUN", "")
         return "everything", [Note("initial_full", {})]
@@ -185,15 +189,11 @@ def _scope(connection: Any, run: Run, identities: list[SourceIdentity]) -> tuple
     reason = first_break(identities)
     if reason is not None:
         return "everything", [Note("source_restored", {"reason": reason})]
-    return "changes", _other_versions(connection)
+    return "changes", _other_versions(*complete)
 
 
-def _other_versions(connection: Any) -> list[Note]:
-    """Whether the last complete run transformed rows by another mapping or other rules."""
-    mapping, rules = connection.execute(
-        "SELECT r.mapping_version, r.rules_version FROM migration.watermarks w JOIN migration.runs r USING (run_id)"
-        " WHERE w.name = 'source'"
-    ).fetchone()
+def _other_versions(mapping: str, rules: str) -> list[Note]:
+    """Whether the last complete run, whose versions these are, had another mapping or other rules."""
     pairs = {"mapping_changed": (mapping, mapping_version()), "rules_changed": (rules, rules_version())}
     return [
         Note(code, {"before": before, "after": now}) for code, (before, now) in pairs.items() if before != now
@@ -232,9 +232,9 @@ class PlanOperator(MigrationOperator):
                     staging.write("keys", entity.name, f"k{number:04d}", pa.table({"legacy_id": keys}))
                 scope = plans.scope()
                 gone = self._gone(run, versions, staging, scope)
-                partitions, selected = self._partitions(run, source, versions, scope)
-                result = [{**partition.to_json(), "label": partition.label} for partition in partitions]
                 rows = versions.count()
+                partitions, selected = self._partitions(run, source, versions, scope, rows)
+                result = [{**partition.to_json(), "label": partition.label} for partition in partitions]
                 plans.record(entity.name, result, source_rows=rows, selected=selected, gone=gone)
         self.progress(
             f"{entity.name}: {rows:,} rows in the source, {selected:,} to read, {gone:,} gone,"
@@ -259,11 +259,10 @@ class PlanOperator(MigrationOperator):
         return len(gone)
 
     def _partitions(
-        self, run: Run, source: Snapshot, versions: RowVersions, scope: str
+        self, run: Run, source: Snapshot, versions: RowVersions, scope: str, every: int
     ) -> tuple[list[Partition], int]:
-        """Partitions, and how many rows are read."""
+        """Partitions, and how many of all (``every``) rows are read."""
         entity, at_least = ENTITIES[str(self.entity)], _partition_rows_wanted()
-        every = versions.count()
         selection = None if scope == "everything" else versions.select(scope)
         if selection is not None:
             if not selection.rows:
