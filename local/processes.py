@@ -72,18 +72,40 @@ def airflow(*arguments: str) -> list[str]:
 
 
 def spawn(
-    command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | int
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[bytes] | int,
+    *,
+    folder: Path = PROJECT,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a command in the project folder as the leader of its own process group."""
+    """Start a command as the leader of its own process group; it inherits `descriptors` and works in `folder`."""
     return subprocess.Popen(  # noqa: S603 - commands of this project
         command,
         env=dict(environment),
-        cwd=PROJECT,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=descriptors,
     )
+
+
+@contextmanager
+def running(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stop a server in the end, also when this process is killed: its end of a pipe to a watchdog then closes."""
+    watchdog = subprocess.Popen(  # noqa: S603 - a fixed command
+        ["/bin/sh", "-c", 'read -r _; kill "$1"', "watchdog", str(process.pid)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        watchdog.kill()
+        watchdog.communicate()
+        stop_group([process])
 
 
 def stop_group(processes: Sequence[subprocess.Popen[bytes]], grace: float = GRACE_SECONDS) -> None:

@@ -1,6 +1,6 @@
 """`make ui`: Airflow's web interface over the databases of the demo, on the loopback address only.
 
-    python -m local.ui [--port 8080] [--patients N]
+    python -m local.ui [--port 8080] [--patients N] [--via postgres|rest]
 
 Starts Airflow's four parts, waits until each reports itself healthy, prints the address and the login, and
 stops all of them on Ctrl-C. Without `--patients` the databases of the last demo are kept as they are.
@@ -22,9 +22,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from local.demo import DAG_ID, Stopwatch, patients_argument, prepare_environment, show
+from include.core.errors import MigrationError
+from local.demo import DAG_ID, POSTGRES, WAYS, Stopwatch, patients_argument, prepared_environment, show
 from local.environment import State
 from local.postgres import HOST, ServerError
+from local.postgrest import PostgrestError
 from local.processes import (
     BusyError,
     CommandError,
@@ -61,6 +63,7 @@ def login_settings(state: State, port: int) -> tuple[dict[str, str], str]:
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": address,
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(file),
@@ -117,11 +120,10 @@ def check_alive(state: State, processes: Mapping[str, subprocess.Popen[bytes]]) 
             )
 
 
-def ui(state: State, *, preferred_port: int, patients: int | None) -> NoReturn:
+def ui(state: State, *, preferred_port: int, patients: int | None, via: str = POSTGRES) -> NoReturn:
     """Serve until interrupted (KeyboardInterrupt)."""
     progress = Stopwatch()
-    with exclusive(state):
-        environment = prepare_environment(state, patients, progress)
+    with exclusive(state), prepared_environment(state, patients, via, progress) as environment:
         port = choose_port(preferred_port)
         settings, password = login_settings(state, port)
         address = f"http://{HOST}:{port}"
@@ -150,11 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m local.ui", description="Airflow's pages, run locally.")
     parser.add_argument("--port", type=int, default=PREFERRED_PORT)
     parser.add_argument("--patients", type=patients_argument, default=None)
+    parser.add_argument("--via", choices=WAYS, default=POSTGRES, help="what Airflow knows of the target")
     options = parser.parse_args(arguments)
     terminate_like_interrupt()
     try:
-        ui(State(), preferred_port=options.port, patients=options.patients)
-    except (ServerError, BusyError, CommandError) as error:
+        ui(State(), preferred_port=options.port, patients=options.patients, via=options.via)
+    except (ServerError, PostgrestError, BusyError, CommandError, MigrationError) as error:
         show(str(error))
         return 1
     except KeyboardInterrupt:

@@ -7,14 +7,18 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from local.environment import PLATFORM_SQL, State, airflow_settings
 from local.postgres import ADMIN, EmbeddedPostgres, run_script
+from local.postgrest import missing_program
+from local.supabase_api import SupabaseApi
 
 # Before any test imports Airflow, which writes into its home at import.
 STATE = State(Path(tempfile.mkdtemp(prefix="migration-tests-")))
@@ -29,6 +33,8 @@ FAST_SETTINGS = {
 }
 CRASH_POINT = "crash point"
 """Property of a test that kills a run: its seed."""
+NOT_TESTED = "NOT TESTED: "
+"""Begins the reason of a skip that leaves a part of the project untested, and is said at the end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many runs that were killed came to the end of an uninterrupted one."""
+    """Runs that were killed and came to the end of an uninterrupted one; what could not be tested here."""
     reports = [
         report
         for outcome in ("passed", "failed", "error")
@@ -49,6 +55,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in reports
         if CRASH_POINT in dict(report.user_properties)
     }
+    skipped = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
+    for reason, count in Counter(text.partition(NOT_TESTED)[2].rstrip("')") for text in skipped).items():
+        if reason:
+            terminalreporter.write_line(f"{NOT_TESTED}{reason} ({count} tests)", yellow=True, bold=True)
     if seeds:
         survived = sum(passed for _, passed in seeds.values())
         listed = ", ".join(str(seed) for seed in sorted({seed for seed, _ in seeds.values()}))
@@ -104,6 +114,44 @@ def target_database(server: EmbeddedPostgres, target_template: str) -> Iterator[
     """DSN of Supabase's role `postgres` (owner, no superuser) in a database like a new Supabase project."""
     with fresh_database(server, template=target_template, owner="postgres") as name:
         yield server.dsn(name, role="postgres")
+
+
+@pytest.fixture(scope="session")
+def supabase_api(
+    server: EmbeddedPostgres, target_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SupabaseApi]:
+    """Gateway and keys of the API; which database it serves is for `serving` to say."""
+    missing = missing_program()
+    if missing is not None:
+        # Where PostgREST has been installed on purpose, its absence is a fault.
+        outcome = pytest.fail if os.environ.get("REQUIRE_POSTGREST") else pytest.skip
+        outcome(NOT_TESTED + missing)
+    server.create_login("authenticator")
+    with SupabaseApi(tmp_path_factory.mktemp("supabase")) as api:
+        yield api
+
+
+Serving = Callable[[str], AbstractContextManager[SupabaseApi]]
+
+
+@pytest.fixture
+def serving(server: EmbeddedPostgres, supabase_api: SupabaseApi) -> Serving:
+    """`with serving(dsn) as api:` puts the database of a DSN (of any role) behind the API, one at a time."""
+
+    @contextmanager
+    def serve(dsn: str) -> Iterator[SupabaseApi]:
+        database = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+        with supabase_api.serving(server.dsn(str(database), role="authenticator")):
+            yield supabase_api
+
+    return serve
+
+
+@pytest.fixture
+def target_api(target_database: str, serving: Serving) -> Iterator[SupabaseApi]:
+    """The API of `target_database`."""
+    with serving(target_database) as api:
+        yield api
 
 
 @contextmanager

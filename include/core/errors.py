@@ -38,9 +38,8 @@ class ErrorKind:
     retry_safe: bool = True
 
 
-def _kinds() -> Iterable[ErrorKind]:
-    config, connection = Category.CONFIGURATION, Category.CONNECTION
-    data, transform, api = Category.DATA_VALIDATION, Category.TRANSFORMATION, Category.API
+def _of_systems() -> Iterable[ErrorKind]:
+    config, connection, api = Category.CONFIGURATION, Category.CONNECTION, Category.API
     yield ErrorKind(
         "PARAM_UNKNOWN",
         config,
@@ -111,6 +110,19 @@ def _kinds() -> Iterable[ErrorKind]:
         "GRANT SELECT on the listed tables to the role of connection `legacy_mdw`.",
     )
     yield ErrorKind(
+        "SOURCE_PLAINTEXT",
+        config,
+        "The connection to the legacy database would not be encrypted, and patients' data would cross a network readable.",
+        "Set sslmode to require (better: verify-full) in connection `legacy_mdw`, or LEGACY_DB_SSL=true. Where that "
+        'cannot be, allow it: "allow_plaintext": true in the connection\'s extra, or LEGACY_DB_SSL=false.',
+    )
+    yield ErrorKind(
+        "SOURCE_ROW_SECURITY",
+        config,
+        "Row security of the legacy database would hide rows from our role, which would look like deleted rows.",
+        "Run the statement in the message on the legacy database as a superuser, or use a role that owns the tables.",
+    )
+    yield ErrorKind(
         "TARGET_UNREACHABLE",
         connection,
         "The target database did not answer.",
@@ -137,11 +149,45 @@ def _kinds() -> Iterable[ErrorKind]:
         transient=True,
     )
     yield ErrorKind(
+        "TARGET_PLAINTEXT",
+        config,
+        "The connection to the target would not be encrypted, and key and patients' data would cross a network readable.",
+        "Use an https address in connection `supabase`, or sslmode require (better: verify-full) in connection "
+        '`supabase_db`. Where that cannot be, allow it: "allow_plaintext": true in the connection\'s extra.',
+    )
+    yield ErrorKind(
+        "TARGET_KEY_REFUSED",
+        api,
+        "The target's API refused the key, or the key is not a service key.",
+        "Put the project's service key (secret or service_role, not publishable or anon) into connection `supabase` "
+        "or SUPABASE_SERVICE_ROLE_KEY, then clear the failed task.",
+    )
+    yield ErrorKind(
+        "TARGET_SCHEMA_NOT_EXPOSED",
+        config,
+        "The schema migration_api is not among those that the target's API exposes.",
+        "Add it: Dashboard, Project Settings, Data API, Exposed schemas; with the Supabase CLI in config.toml, "
+        "`[api] schemas`. Only the service key may call what it holds. Then clear the failed task.",
+    )
+    yield ErrorKind(
+        "TARGET_REQUEST_TOO_LARGE",
+        api,
+        "A single row is larger than the target's API takes.",
+        "Load over the direct connection `supabase_db` (load_via=postgres), which has no such limit.",
+    )
+    yield ErrorKind(
         "TARGET_PLATFORM_MISSING",
         config,
         "The target is not a Supabase database: roles or schemas that Supabase provides are absent.",
         "Point `supabase_db` at a Supabase database; on a plain PostgreSQL run "
         "include/sql/platform/supabase_platform.sql once as a superuser.",
+    )
+    yield ErrorKind(
+        "TARGET_SCHEMA_MISSING",
+        config,
+        "The target's schema is not deployed as this version needs it, and the Supabase client cannot deploy it.",
+        "Write the files with `python -m local.schema --out supabase/migrations` and apply them with "
+        "`supabase db push` or in the SQL editor, in order; or configure `supabase_db`, then a run deploys itself.",
     )
     yield ErrorKind(
         "TARGET_SCHEMA_CHANGED",
@@ -163,6 +209,10 @@ def _kinds() -> Iterable[ErrorKind]:
         "The target's vector columns have another number of dimensions than the embedding provider.",
         "Choose the provider the target was deployed for, or run with enable_ai=false.",
     )
+
+
+def _of_runs() -> Iterable[ErrorKind]:
+    config, data, transform = Category.CONFIGURATION, Category.DATA_VALIDATION, Category.TRANSFORMATION
     yield ErrorKind(
         "NO_FULL_RUN",
         config,
@@ -251,6 +301,10 @@ def _kinds() -> Iterable[ErrorKind]:
         "Validation found the target different from what the source demands.",
         "Open the report: every failed check lists what was expected, what was found and sample keys.",
     )
+
+
+def _of_services() -> Iterable[ErrorKind]:
+    config, connection, api = Category.CONFIGURATION, Category.CONNECTION, Category.API
     yield ErrorKind(
         "EMBEDDING_KEY_REFUSED",
         api,
@@ -284,8 +338,63 @@ def _kinds() -> Iterable[ErrorKind]:
         transient=True,
     )
 
+    yield ErrorKind(
+        "FILES_SETTING_INVALID",
+        config,
+        "A setting about the legacy files cannot be used.",
+        "Correct the variable named in the message (README, '3D files').",
+    )
+    yield ErrorKind(
+        "FILES_ROOT_UNREADABLE",
+        connection,
+        "The place of the legacy files cannot be read at all, so no file was looked for.",
+        "Let MIGRATION_FILES_URI name a folder or address that every worker may read, then clear the failed task; "
+        "or unset it: then the manifest alone is written.",
+    )
+    yield ErrorKind(
+        "FILES_SOURCE_INTERRUPTED",
+        connection,
+        "Reading a legacy file broke off.",
+        "Nothing to do while retries remain; then check the place of the files and clear the failed task: what was "
+        "copied is not copied again.",
+        transient=True,
+    )
+    yield ErrorKind(
+        "FILES_KEY_REFUSED",
+        api,
+        "Supabase Storage refused the service key.",
+        "Put the project's service key into connection `supabase` or SUPABASE_SERVICE_ROLE_KEY, then clear the task.",
+    )
+    yield ErrorKind(
+        "FILES_BUCKET_MISSING",
+        api,
+        "The bucket is gone from Supabase Storage.",
+        "Clear the failed task together with `plan_files`, which makes the bucket anew.",
+    )
+    yield ErrorKind(
+        "FILES_BUCKET_PUBLIC",
+        config,
+        "The bucket for the files is public: everybody who knows or guesses a key could read patients' data.",
+        "Make it private (Supabase dashboard, Storage, edit bucket), then clear the failed task.",
+    )
+    yield ErrorKind(
+        "FILES_STORAGE_BUSY",
+        api,
+        "Supabase Storage limits the rate, is overloaded or did not answer.",
+        "Nothing to do while retries remain; then wait and clear the failed task: what was copied is not copied again.",
+        transient=True,
+    )
+    yield ErrorKind(
+        "FILES_STORAGE_REFUSED",
+        api,
+        "Supabase Storage refused a request that is right by its documentation.",
+        "Look the status and code up in Storage's error codes; check that the address is that of a Supabase project.",
+    )
 
-REGISTRY: dict[str, ErrorKind] = {kind.code: kind for kind in _kinds()}
+
+REGISTRY: dict[str, ErrorKind] = {
+    kind.code: kind for kinds in (_of_systems, _of_runs, _of_services) for kind in kinds()
+}
 
 
 class MigrationError(Exception):
@@ -318,6 +427,10 @@ class MigrationError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # The default would call the class with the finished text alone.
         return _rebuild, (self.kind.code, self.detail, self.facts)
+
+    def about(self, **facts: object) -> MigrationError:
+        """The same with more facts; what it says already stays."""
+        return MigrationError(self.code, self.detail, **{**facts, **self.facts})
 
     def _text(self) -> str:
         where = ", ".join(f"{name}={value}" for name, value in self.facts.items())

@@ -84,6 +84,36 @@ _KINDS = (
         "No plan leads from this project to an order, so it has no owner.",
         "Nothing, or link the project by a plan in the source.",
     ),
+    FindingKind(
+        "file_missing",
+        "The file of this row is not where legacy files lie.",
+        "Put it there (migration.files, column source_path, says where); the next run copies it.",
+    ),
+    FindingKind(
+        "file_unreadable",
+        "The file of this row cannot be read: no usable uid, no permission, a link, or no plain file.",
+        "Make a plain file of it that the migration may read; the next run copies it.",
+    ),
+    FindingKind(
+        "file_unstable",
+        "The file of this row changed each time while it was read.",
+        "Nothing if the next run copies it; else see who writes it.",
+    ),
+    FindingKind(
+        "file_size_differs",
+        "The file of this row has another size than the row says; it was copied as it is.",
+        "Compare the two; perhaps the file was cut off, or written anew without the row.",
+    ),
+    FindingKind(
+        "file_refused",
+        "Storage does not take the file of this row: it is too large, or of a type that its bucket does not allow.",
+        "Raise the limits of the bucket and of the project's Storage settings; the next run tries again.",
+    ),
+    FindingKind(
+        "file_damaged",
+        "What Storage holds is not what was sent, not even the second time.",
+        "Run again; if it stays, see the status of Storage and what lies between.",
+    ),
 )
 
 FINDINGS: dict[str, FindingKind] = {kind.code: kind for kind in _KINDS}

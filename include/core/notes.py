@@ -83,6 +83,29 @@ _KINDS = (
         " migrated by the first run after that; see pg_prepared_xacts.",
         subject="age_transactions",
     ),
+    NoteKind(
+        "files_not_copied",
+        "info",
+        "No file was looked at, because {reason}: the manifest lists {files:,}, of which {verified:,} are in Storage.",
+    ),
+    NoteKind(
+        "files_copied",
+        "info",
+        "Of {files:,} files {verified:,} are in Storage, proved by size and checksum. In this run {copied:,} were"
+        " copied ({size}); {missing:,} are missing at the source, {failed:,} failed, {pending:,} are still to come.",
+    ),
+    NoteKind(
+        "files_to_copy",
+        "info",
+        "Of {files:,} files {found:,} are at the source, {unchanged:,} of them in Storage already; {size} would be"
+        " copied. {missing:,} are missing at the source, {failed:,} cannot be read.",
+    ),
+    NoteKind(
+        "files_withdrawn",
+        "info",
+        "{objects:,} objects in Storage belong to rows that are gone or have another file now. They were left there:"
+        " migration.files (withdrawn_at) lists them.",
+    ),
 )
 
 NOTES: dict[str, NoteKind] = {kind.code: kind for kind in _KINDS}

@@ -48,6 +48,8 @@ class Settings:
     fail_fast: bool
     keep_staging: bool
     log_level: str
+    load_via: str
+    copy_files: bool = True
     allow_initial_full: bool = False
     redrive: bool = False
 
@@ -86,6 +88,14 @@ def params(entities: Collection[str], *, kind: str, environment: Mapping[str, st
             True,
             "AI enhancement",
             "Embed documents of projects, cases and workflow tasks. Off: no provider is needed or touched.",
+        ),
+        Param(
+            "copy_files",
+            "boolean",
+            True,
+            "Copy files",
+            "Copy projects' files to Supabase Storage, if MIGRATION_FILES_URI says where they are. Off: the manifest"
+            " is written, no file is looked at.",
         ),
         Param(
             "batch_size",
@@ -150,6 +160,18 @@ def params(entities: Collection[str], *, kind: str, environment: Mapping[str, st
             choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         ),
     ]
+    declared.append(
+        Param(
+            "load_via",
+            "string",
+            "auto",
+            "Way into the target",
+            "postgres: connection `supabase_db`. rest: the Supabase client, connection `supabase`; batches of at most"
+            " 1,000 rows. auto: postgres where that connection exists, else rest.",
+            variable="MIGRATION_LOAD_VIA",
+            choices=("auto", "postgres", "rest"),
+        )
+    )
     if kind == "incremental":
         declared += _incremental_params()
     return [_with_default(param, environment) for param in declared]

@@ -56,7 +56,7 @@ class Kind(StrEnum):
     MONTH = "month"
     """A date or timestamp, by its month in UTC only: "March 2024"."""
     NUMBER_BAND = "number_band"
-    """A number, or a duration in seconds, by the band it falls in: "10 to 50 MB"."""
+    """A number, by the band it falls in: "10 to 50 MB"."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class DocumentSpec:
         """Write each row's document.
 
         Args:
-            rows: at least the columns of :meth:`select_sql`; others are ignored.
+            rows: at least the columns of :meth:`select_sql`, times also as ISO 8601 of UTC; others are ignored.
 
         Returns:
             One string per row, in order. NULL and blank values leave their sentence out; a row of which
@@ -210,6 +210,8 @@ def _codes(column: DocumentColumn, values: pa.Array) -> pa.Array:
 
 
 def _month(_column: DocumentColumn, values: pa.Array) -> pa.Array:
+    if pa.types.is_string(values.type):  # ISO 8601, of UTC or without a zone
+        values = pc.utf8_slice_codeunits(values, 0, len("2024-03-01"))
     zone = getattr(values.type, "tz", None)
     # A cast from a zone to UTC keeps the instant; what has no zone is read as UTC.
     instants = values.cast(pa.timestamp("us", "UTC" if zone else None))
@@ -218,9 +220,8 @@ def _month(_column: DocumentColumn, values: pa.Array) -> pa.Array:
 
 
 def _number_band(column: DocumentColumn, values: pa.Array) -> pa.Array:
-    if pa.types.is_duration(values.type):
-        values = pc.divide(values.cast(pa.duration("us")).cast(pa.int64()).cast(pa.float64()), 1e6)
-    numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False) / column.unit_size
+    # Rounded, which a band does not notice: a bigint may be too large for a float to be exact.
+    numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) / column.unit_size
     band = np.searchsorted(np.array(column.bands), numbers, side="right")
     return pa.array(_band_words(column)).take(pa.array(band, mask=np.isnan(numbers)))
 

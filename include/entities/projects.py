@@ -116,8 +116,8 @@ ENTITY = Entity(
         Column("status_code", copy("t.status")),
         Column("file_size", copy("t.size")),
         Column("storage_bucket", constant("projects")),
+        # The object's key. Its state, checksum and type are not the row's: copying the file writes them.
         Column("storage_path", joined(copy("t.id"), "/", copy("t.uid"))),
-        Column("storage_status", constant("pending"), enum="storage_status"),
         Column("is_public", copy("t.public")),
         Column("version", _version),
         Column("created_at", copy("t.created_at")),

@@ -17,6 +17,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include.core.errors import MigrationError
+from plugins.hooks.supabase_project import is_loopback
 
 CONNECT_TIMEOUT_SECONDS = 10
 # libpq settings that a connection's extra may carry.
@@ -29,11 +30,17 @@ _EXTRAS = {
     "target_session_attrs",
     "channel_binding",
 }
+_ALLOWED = "allow_plaintext"
+# LEGACY_DB_SSL says true or false; libpq's own words are accepted too. A no allows plaintext, as a setting must.
+_SSL_WORDS = {"true": "require", "1": "require", "false": "prefer", "0": "prefer"}
+_SSL_NOT_NEEDED = ("false", "0", "disable")
+_ENCRYPTED_MODES = ("require", "verify-ca", "verify-full")
+_NO_TLS_THERE = "server does not support SSL"
 # SQLSTATE classes that mean "try again": connection, transaction rollback, resources, operator intervention, and
 # a lock that somebody else held for longer than lock_timeout.
 _TRANSIENT_CLASSES = ("08", "40", "53", "57P", "55P03")
-# Classes that mean "this row": data exception, integrity violation.
-_DATA_CLASSES = ("22", "23")
+REGISTERED = "MDW01"
+"""SQLSTATE of errors that functions of the target raise: the message is a code of include/core/errors.py."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,12 @@ def connect(system: System) -> psycopg.Connection[tuple[Any, ...]]:
     """A new connection, not in autocommit.
 
     Raises:
-        MigrationError: CONNECTION_MISSING, …_UNREACHABLE or …_LOGIN_REFUSED.
+        MigrationError: CONNECTION_MISSING, …_PLAINTEXT, …_UNREACHABLE or …_LOGIN_REFUSED.
     """
     arguments = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": "mdw_migration",
-        **_arguments(system),
+        **_protected(system, _arguments(system)),
     }
     try:
         # Never prepared: statements are few and long, and a pooler may change the session between two.
@@ -82,6 +89,11 @@ def connect(system: System) -> psycopg.Connection[tuple[Any, ...]]:
     except psycopg.OperationalError as error:
         raise _connect_error(system, error, arguments) from None
     return connection
+
+
+def in_the_clear(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    """Whether what is sent crosses a network unencrypted; then a setting allows it, and the report must say so."""
+    return not connection.pgconn.ssl_in_use and not _stays_here(connection.info.host)
 
 
 @contextmanager
@@ -93,16 +105,27 @@ def translated(system: System, **facts: object) -> Iterator[None]:
         raise query_error(system, error, **facts) from None
 
 
-def is_data_error(error: psycopg.Error) -> bool:
-    """Whether a row, not the system, caused the error."""
-    return (error.sqlstate or "").startswith(_DATA_CLASSES)
+def is_configured(system: System) -> bool:
+    """Whether the system's connection, or its variables, are there."""
+    try:
+        _arguments(system)
+    except MigrationError:
+        return False
+    return True
+
+
+def is_transient(sqlstate: str) -> bool:
+    """Whether trying again may help."""
+    return sqlstate.startswith(_TRANSIENT_CLASSES)
 
 
 def query_error(system: System, error: psycopg.Error, **facts: object) -> MigrationError:
     """The registered error for a failed statement, without anything that could quote a row."""
     state = error.sqlstate or ""
+    if state == REGISTERED:
+        return MigrationError(str(error.diag.message_primary), error.diag.message_detail or "", **facts)
     lost = isinstance(error, psycopg.OperationalError) and not state
-    transient = lost or state.startswith(_TRANSIENT_CLASSES)
+    transient = lost or is_transient(state)
     code = f"{system.prefix}_{'INTERRUPTED' if transient else 'QUERY_FAILED'}"
     known = {
         "sqlstate": state or "connection lost",
@@ -126,7 +149,8 @@ def _arguments(system: System) -> dict[str, Any]:
         "user": conn.login,
         "password": conn.password,
     }
-    return {**{key: value for key, value in named.items() if value}, **extras}
+    allowed = str(conn.extra_dejson.get(_ALLOWED, "")).lower() == "true"
+    return {**{key: value for key, value in named.items() if value}, **extras, _ALLOWED: allowed}
 
 
 def _from_environment(system: System) -> dict[str, Any]:
@@ -138,14 +162,29 @@ def _from_environment(system: System) -> dict[str, Any]:
             f"Set AIRFLOW_CONN_{system.conn_id.upper()}{variables}.",
             connection=system.conn_id,
         )
-    if "sslmode" in found:
-        found["sslmode"] = _ssl_mode(found["sslmode"])
-    return found
+    given = found.get("sslmode", "").lower()
+    if given:
+        found["sslmode"] = _SSL_WORDS.get(given, given)
+    return {**found, _ALLOWED: given in _SSL_NOT_NEEDED}
 
 
-def _ssl_mode(value: str) -> str:
-    """LEGACY_DB_SSL says true or false; libpq's own words are accepted too."""
-    return {"true": "require", "1": "require", "false": "prefer", "0": "prefer"}.get(value.lower(), value)
+def _protected(system: System, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for libpq: across a network encryption is required, unless a setting allows plaintext."""
+    known = {key: value for key, value in arguments.items() if key != _ALLOWED}
+    hosts = str(known.get("host") or os.environ.get("PGHOST", "")).split(",")
+    if arguments[_ALLOWED] or all(map(_stays_here, hosts)):
+        return known
+    mode = known.setdefault("sslmode", os.environ.get("PGSSLMODE") or "require")
+    if mode not in _ENCRYPTED_MODES:
+        raise MigrationError(
+            f"{system.prefix}_PLAINTEXT", "", connection=system.conn_id, host=known.get("host"), sslmode=mode
+        )
+    return known
+
+
+def _stays_here(host: str) -> bool:
+    """Whether a host of libpq is this machine, by a socket or the loopback address."""
+    return not host or host.startswith(("/", "@")) or is_loopback(host)
 
 
 def _connect_error(
@@ -162,7 +201,8 @@ def _connect_error(
             "no pg_hba.conf entry",
         )
     )
-    code = f"{system.prefix}_{'LOGIN_REFUSED' if refused else 'UNREACHABLE'}"
+    problem = "PLAINTEXT" if _NO_TLS_THERE in text else "LOGIN_REFUSED" if refused else "UNREACHABLE"
+    code = f"{system.prefix}_{problem}"
     return MigrationError(
         code,
         "",

@@ -17,12 +17,9 @@ from types import TracebackType
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
-import psycopg
-from psycopg.conninfo import make_conninfo
-from psycopg.rows import class_row
-from psycopg.types.json import Jsonb
 
 from include.core.errors import MigrationError
+from plugins.hooks.target import Target
 
 LOG = logging.getLogger("mdw_migration.lock")
 
@@ -32,11 +29,6 @@ _GRACE_SECONDS = 900
 _LEAST_GRACE_SECONDS = 60
 # The system's clock may be set while a process runs, which moves the start it computes.
 _SAME_START_SECONDS = 5.0
-# What one refreshed a moment ago needs no refreshing by the tasks beside it.
-_BEAT = (
-    "UPDATE migration.run_lock SET heartbeat_at = clock_timestamp()"
-    " WHERE run_id = %(run)s AND heartbeat_at < clock_timestamp() - interval '5 s'"
-)
 
 
 def grace_seconds() -> int:
@@ -121,7 +113,9 @@ class Holder:
     """Who holds the lock.
 
     Attributes:
+        since: ISO 8601, as heartbeat_at.
         silent: seconds since its last sign of life, by the target's clock.
+        busy: it was to be followed, but its last batch still runs in the target.
     """
 
     run_id: str
@@ -129,13 +123,14 @@ class Holder:
     type: str
     dry_run: bool
     started_by: str | None
-    since: datetime
-    heartbeat_at: datetime
+    since: str
+    heartbeat_at: str
     silent: float
     host: str
     process_space: str | None
     pid: int | None
     process_started: float | None
+    busy: bool = False
 
     def death(self, grace: int) -> str | None:
         """Why it counts as dead; None while it may live."""
@@ -162,81 +157,56 @@ class Holder:
         )
 
 
-def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds")
+def _time(moment: str) -> str:
+    return datetime.fromisoformat(moment).astimezone(UTC).isoformat(timespec="seconds")
 
 
 class RunLock:
-    """The lock as one run sees it, over a connection that the caller owns."""
+    """The lock as one run sees it."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], run_id: str) -> None:
-        self._connection = connection
+    def __init__(self, target: Target, run_id: str) -> None:
+        self._target = target
         self._run_id = run_id
 
-    def acquire(self) -> None:
-        """Take the lock, from a dead run if need be; harmless for its holder. Call it inside a transaction.
+    def acquire(self, function: str, **arguments: Any) -> None:
+        """Take the lock by a function that does more in the same transaction; from a dead run if need be.
+
+        Args:
+            function: ``open_run`` or ``resume_run``: returns who else holds the lock, having done nothing then.
 
         Raises:
-            MigrationError: RUN_LOCKED while another run lives, PARAM_INVALID.
+            MigrationError: RUN_LOCKED while another run lives, PARAM_INVALID, and what the function raises.
         """
-        grace = grace_seconds()
-        while not self._insert():
-            holder = self._holder()
-            if holder is None:  # given back in between
-                continue
-            if holder.run_id == self._run_id:
-                self.confirm()
-                return
+        grace, dead = grace_seconds(), None
+        while True:
+            answer = self._target.call(
+                function, run=self._run_id, process=_own_process(), dead=dead, **arguments
+            )
+            if answer is None:
+                break
+            holder = Holder(**answer)
+            if holder.busy:
+                raise holder.refusal(" It is dead, but its last batch still runs in the target.")
             death = holder.death(grace)
             if death is None:
                 raise holder.refusal()
-            self._evict(holder, death)
+            dead = {"run_id": holder.run_id, "heartbeat_at": holder.heartbeat_at, "why": death}
+        if dead is not None:
+            LOG.warning("The lock of run %s was taken over: %s.", dead["run_id"], dead["why"])
 
     def refuse_if_taken(self) -> None:
-        """Raise RUN_LOCKED while another run that lives holds the lock; the tables may not even exist yet."""
-        deployed = self._connection.execute("SELECT to_regclass('migration.run_lock')").fetchone()
-        holder = self._holder() if deployed and deployed[0] else None
+        """Raise RUN_LOCKED while another run that lives holds the lock."""
+        holder = self._holder()
         if holder is not None and holder.run_id != self._run_id and holder.death(grace_seconds()) is None:
             raise holder.refusal()
 
-    def confirm(self) -> None:
+    def begin_step(self, phase: str, step: str) -> None:
         """A sign of life at the start of a step, which may run in another process than the one before."""
-        own = whole_run_process()
-        self._connection.execute(
-            "UPDATE migration.run_lock SET heartbeat_at = clock_timestamp(), host = %(host)s,"
-            " process_space = %(space)s, pid = %(pid)s, process_started = %(started)s WHERE run_id = %(run)s"
-            " AND (heartbeat_at < clock_timestamp() - interval '5 s'"
-            " OR (pid, process_started) IS DISTINCT FROM (%(pid)s::integer, %(started)s::double precision))",
-            {"run": self._run_id, **_columns(own)},
-        )
+        self._target.call("begin_step", run=self._run_id, phase=phase, step=step, process=_own_process())
 
     def beat(self) -> None:
         """A sign of life, unless there was one a moment ago. Outside of long transactions: others beat too."""
-        self._connection.execute(_BEAT, {"run": self._run_id})
-
-    def hold(self) -> None:
-        """Keep the lock to the end of the caller's transaction: whoever takes it over waits until then.
-
-        KEY SHARE goes with itself and with signs of life, so batches written side by side do not wait for each
-        other; deleting the row, as giving back and taking over do, waits for all of them.
-
-        Raises:
-            MigrationError: RUN_LOST.
-        """
-        held = self._connection.execute(
-            "SELECT FROM migration.run_lock WHERE run_id = %s FOR KEY SHARE", [self._run_id]
-        ).fetchone()
-        if held is None:
-            raise self.lost()
-
-    def release(self) -> bool:
-        """Give the lock back; False when it was lost before."""
-        return (
-            self._connection.execute(
-                "DELETE FROM migration.run_lock WHERE run_id = %s", [self._run_id]
-            ).rowcount
-            > 0
-        )
+        self._target.call("beat", run=self._run_id)
 
     def lost(self) -> MigrationError:
         """The error of a run that does not hold the lock any more."""
@@ -244,50 +214,13 @@ class RunLock:
         by = f"Run {holder.run_id} holds it now." if holder else "Nobody holds it now."
         return MigrationError("RUN_LOST", by, run=self._run_id)
 
-    def _insert(self) -> bool:
-        inserted = self._connection.execute(
-            "INSERT INTO migration.run_lock (run_id, host, process_space, pid, process_started)"
-            " VALUES (%(run)s, %(host)s, %(space)s, %(pid)s, %(started)s) ON CONFLICT DO NOTHING",
-            {"run": self._run_id, **_columns(whole_run_process())},
-        )
-        return inserted.rowcount > 0
-
     def _holder(self) -> Holder | None:
-        with self._connection.cursor(row_factory=class_row(Holder)) as cursor:
-            return cursor.execute(
-                "SELECT l.run_id, r.dag_id, r.type, r.dry_run, r.started_by, l.since, l.heartbeat_at,"
-                " extract(epoch FROM clock_timestamp() - l.heartbeat_at)::float8 AS silent,"
-                " l.host, l.process_space, l.pid, l.process_started"
-                " FROM migration.run_lock l JOIN migration.runs r USING (run_id)"
-            ).fetchone()
-
-    def _evict(self, holder: Holder, death: str) -> None:
-        """Take the lock from a dead run, unless it gave a sign of life or another one was quicker."""
-        try:
-            evicted = self._connection.execute(
-                "DELETE FROM migration.run_lock WHERE run_id = %s AND heartbeat_at = %s",
-                [holder.run_id, holder.heartbeat_at],
-            )
-        except psycopg.errors.LockNotAvailable:
-            raise holder.refusal(" It is dead, but its last batch still runs in the target.") from None
-        if not evicted.rowcount:
-            return
-        self._connection.execute(
-            "UPDATE migration.runs SET status = 'failed', ended_at = clock_timestamp()"
-            " WHERE run_id = %s AND status = 'running'",
-            [holder.run_id],
-        )
-        self._connection.execute(
-            "INSERT INTO migration.audit_log (run_id, event, details) VALUES (%s, 'lock taken over', %s)",
-            [
-                self._run_id,
-                Jsonb({"from": holder.run_id, "why": death, "last_sign_of_life": _time(holder.heartbeat_at)}),
-            ],
-        )
-        LOG.warning("The lock of run %s was taken over: %s.", holder.run_id, death)
+        answer = self._target.call("lock_holder")
+        return None if answer is None else Holder(**answer)
 
 
-def _columns(process: Process | None) -> dict[str, Any]:
+def _own_process() -> dict[str, Any]:
+    process = whole_run_process()
     if process is None:
         return {"host": socket.gethostname(), "space": None, "pid": None, "started": None}
     return {
@@ -299,17 +232,10 @@ def _columns(process: Process | None) -> dict[str, Any]:
 
 
 class Heartbeat:
-    """Signs of life while a step works, from a thread with connections of its own.
+    """Signs of life while a step works, from a thread that reaches the target by itself."""
 
-    It never asks Airflow, whose way to a task is not made for two threads: the connection's parameters are copied
-    from one that is open.
-    """
-
-    def __init__(
-        self, connection: psycopg.Connection[Any], run_id: str, every_seconds: float = BEAT_SECONDS
-    ) -> None:
-        info = connection.info
-        self._conninfo = make_conninfo(**{**info.get_parameters(), "password": info.password})
+    def __init__(self, target: Target, run_id: str, every_seconds: float = BEAT_SECONDS) -> None:
+        self._target = target
         self._run_id = run_id
         self._every_seconds = every_seconds
         self._ended = threading.Event()
@@ -329,8 +255,7 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._ended.wait(self._every_seconds):
             try:
-                with psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None) as connection:
-                    connection.execute("SET statement_timeout = '10s'")
-                    connection.execute(_BEAT, {"run": self._run_id})
-            except psycopg.Error as error:
-                LOG.debug("No sign of life could be given: %s", type(error).__name__)
+                with self._target.another() as target:
+                    RunLock(target, self._run_id).beat()
+            except MigrationError as error:
+                LOG.debug("No sign of life could be given: %s", error.code)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg
-from psycopg.types.json import Jsonb
-
 from include.core.notes import Note
+from plugins.hooks.target import Target
 
 
 class RunNotes:
-    """Writes and reads the notes of one run, over a connection that the caller owns."""
+    """Writes and reads the notes of one run."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], run_id: str) -> None:
-        self._connection = connection
+    def __init__(self, target: Target, run_id: str) -> None:
+        self._target = target
         self.run_id = run_id
 
     def record(self, code: str, **facts: Any) -> None:
@@ -26,18 +24,11 @@ class RunNotes:
         Raises:
             KeyError: unregistered code.
             ValueError: other facts than the registered ones.
+            MigrationError: RUN_LOST.
         """
         note = Note(code, facts)
-        self._connection.execute(
-            "INSERT INTO migration.run_notes AS n (run_id, code, subject, facts) VALUES (%s, %s, %s, %s)"
-            " ON CONFLICT (run_id, code, subject) DO UPDATE SET facts = excluded.facts"
-            " WHERE n.facts <> excluded.facts",
-            [self.run_id, note.code, note.subject, Jsonb(facts)],
-        )
+        self._target.call("record_note", run=self.run_id, code=note.code, subject=note.subject, facts=facts)
 
     def all(self) -> list[Note]:
         """Every note of the run, in the order they were first made."""
-        rows = self._connection.execute(
-            "SELECT code, facts FROM migration.run_notes WHERE run_id = %s ORDER BY id", [self.run_id]
-        ).fetchall()
-        return [Note(code, facts) for code, facts in rows]
+        return [Note(**note) for note in self._target.call("notes", run=self.run_id)]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import psycopg
-from airflow.sdk import BaseHook
+import pyarrow as pa
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
+from include.core.copytext import format_rows, parse_rows
 from plugins.hooks.connect import TARGET, connect, translated
+from plugins.hooks.target import Rows, Target
 
 # Sent as one, for the target may be far away.
 _SESSION = """SET TimeZone = 'UTC';
@@ -18,28 +23,111 @@ SET IntervalStyle = 'postgres';
 SET statement_timeout = '60min';
 SET lock_timeout = '60s';
 SET client_min_messages = 'warning'"""
+_READ_BYTES = 8 << 20
 
 
-class TargetPostgresHook(BaseHook):
-    """Writes and reads the target."""
+@contextmanager
+def session() -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A connection in autocommit (transactions are explicit), its errors translated."""
+    with translated(TARGET), connect(TARGET) as connection:
+        connection.autocommit = True
+        connection.execute(_SESSION)
+        yield connection
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+@contextmanager
+def open_postgres() -> Iterator[PostgresTarget]:
+    """The target on a connection of its own."""
+    with session() as connection:
+        yield PostgresTarget(connection)
+
+
+class PostgresTarget:
+    """Calls functions over a connection in autocommit that the caller owns."""
+
+    way = "postgres"
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+        info = connection.info
+        self._conninfo = make_conninfo(**{**info.get_parameters(), "password": info.password})
+
+    def call(
+        self, function: str, /, *, incoming: Mapping[str, pa.Table | Rows] | None = None, **arguments: Any
+    ) -> Any:
+        """See :class:`Target`."""
+        with translated(TARGET), self._connection.transaction() if incoming else nullcontext():
+            for name, rows in (incoming or {}).items():
+                self._copy_in(name, Rows.of(rows))
+            row = self._connection.execute(_select(function, arguments), _adapted(arguments)).fetchone()
+        # A function that returns nothing returns an empty text.
+        return None if row is None or row[0] == "" else row[0]
+
+    def rows(self, function: str, columns: Sequence[str], /, **arguments: Any) -> Iterator[pa.Table]:
+        """See :class:`Target`."""
+        query = sql.SQL("COPY (SELECT {} FROM ({}) q) TO STDOUT WITH (FORMAT csv)").format(
+            sql.SQL(", ").join(sql.Identifier(column) for column in columns),
+            _select(function, {**arguments, "after": None, "most": None}),
+        )
+        values = _adapted({**arguments, "after": None, "most": None})
+        with (
+            translated(TARGET),
+            self._connection.cursor() as cursor,
+            cursor.copy(psycopg.ClientCursor(self._connection).mogrify(query, values).encode()) as copy,
+        ):
+            rows: list[bytes] = []
+            size = 0
+            for row in copy:
+                rows.append(bytes(row))
+                size += len(row)
+                if size >= _READ_BYTES:
+                    yield parse_rows(b"".join(rows), columns)
+                    rows, size = [], 0
+        yield parse_rows(b"".join(rows), columns)
 
     @contextmanager
-    def session(self, **facts: object) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """A connection in autocommit (transactions are explicit), its errors translated."""
-        with translated(TARGET, **facts), connect(TARGET) as connection:
-            connection.autocommit = True
-            self._connection = connection
-            try:
-                connection.execute(_SESSION)
-                yield connection
-            finally:
-                self._connection = None
+    def another(self) -> Iterator[Target]:
+        """See :class:`Target`. Airflow is not asked again: its way to a task is not made for two threads."""
+        with (
+            translated(TARGET),
+            psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None) as connection,
+        ):
+            connection.execute("SET statement_timeout = '10s'")
+            yield PostgresTarget(connection)
 
     def cancel(self) -> None:
-        """Cancel what runs in the server; for a task that is being killed."""
-        if self._connection is not None:
-            self._connection.cancel()
+        """See :class:`Target`."""
+        self._connection.cancel()
+
+    def _copy_in(self, name: str, rows: Rows) -> None:
+        execute = self._connection.execute
+        execute("SELECT migration.open_incoming(%s, %s, %s)", [name, rows.schema.names, rows.types])
+        binary = "real[]" in rows.types
+        statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT {})").format(
+            sql.Identifier("pg_temp", f"incoming_{name}"),
+            sql.SQL(", ").join(map(sql.Identifier, rows.schema.names)),
+            sql.SQL("binary" if binary else "csv"),
+        )
+        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            if binary:
+                copy.set_types(["float4[]" if kind == "real[]" else kind for kind in rows.types])
+            for table in rows.tables:
+                if not table.num_rows:
+                    continue
+                if binary:
+                    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                        copy.write_row(row)
+                else:
+                    copy.write(format_rows(table))
+
+
+def _select(function: str, arguments: Mapping[str, Any]) -> sql.Composed:
+    named = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(f"p_{name}"), sql.Placeholder(name)) for name in arguments
+    )
+    return sql.SQL("SELECT * FROM {}({})").format(sql.Identifier("migration_api", function), named)
+
+
+def _adapted(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON objects as jsonb; lists, which hold texts, as text[]."""
+    return {name: Jsonb(value) if isinstance(value, dict) else value for name, value in arguments.items()}

@@ -1,8 +1,8 @@
-"""The schema of the target: deployed from numbered files, verified, fitted, and told to the merge."""
+"""The schema of the target: deployed from numbered files, verified, fitted, and told what the entities are."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -12,7 +12,9 @@ from psycopg.types.json import Jsonb
 from include.core.errors import MigrationError
 from include.core.findings import FINDINGS
 from include.core.spec import Entity, OnMissing
+from include.entities import ENTITIES
 from plugins.hooks.schema_files import SchemaFile, schema_files
+from plugins.hooks.target import Target
 
 _PLATFORM = """SELECT needed FROM (VALUES ('role', 'anon'), ('role', 'authenticated'), ('role', 'service_role'),
     ('schema', 'auth'), ('schema', 'extensions'), ('extension', 'vector')) AS n (kind, needed)
@@ -37,6 +39,12 @@ def check_platform(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
     missing = [row[0] for row in connection.execute(_PLATFORM)]
     if missing:
         raise MigrationError("TARGET_PLATFORM_MISSING", f"Missing: {', '.join(missing)}.")
+
+
+def is_deployed(connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+    """Whether the functions that runs call are there."""
+    row = connection.execute("SELECT to_regprocedure('migration_api.lock_holder()') IS NOT NULL").fetchone()
+    return row is not None and bool(row[0])
 
 
 def deploy_schema(connection: psycopg.Connection[tuple[Any, ...]], dimensions: int | None) -> list[str]:
@@ -154,28 +162,82 @@ def fit_dimensions(
 
 
 def register(connection: psycopg.Connection[tuple[Any, ...]], entities: Collection[Entity]) -> None:
-    """Tell the merge what it needs to know of entities and codes, as their files declare it now."""
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO migration.finding_kinds VALUES (%s, %s, %s) ON CONFLICT (code) DO UPDATE"
-            " SET reason = excluded.reason, how_to_fix = excluded.how_to_fix",
-            [(kind.code, kind.reason, kind.how_to_fix) for kind in FINDINGS.values()],
-        )
-        cursor.executemany(
-            "INSERT INTO migration.entities VALUES (%s, %s, %s, %s) ON CONFLICT (entity) DO UPDATE"
-            " SET columns = excluded.columns, refs = excluded.refs, vectors = excluded.vectors",
-            [(e.name, [c.name for c in e.columns], Jsonb(_references(e)), _vectors(e)) for e in entities],
+    """Tell the target what its functions need to know of entities and codes, as their files declare it now."""
+    connection.execute("SELECT migration.register(%s)", [Jsonb(expected_registration(entities))])
+
+
+def expected_registration(entities: Collection[Entity]) -> dict[str, Any]:
+    """What is registered in the target once it is deployed, as JSON: the argument of ``migration.register``."""
+    return {
+        "schema_versions": {file.name: file.hash for file in schema_files()},
+        "entities": {entity.name: _declared(entity) for entity in entities},
+        "finding_kinds": {
+            kind.code: {"reason": kind.reason, "how_to_fix": kind.how_to_fix} for kind in FINDINGS.values()
+        },
+    }
+
+
+def verify_schema(target: Target, dimensions: int | None) -> None:
+    """Refuse a target whose schema or registration is not that of this version, however it was deployed.
+
+    Args:
+        dimensions: of the provider's vectors, if any are to be stored.
+
+    Raises:
+        MigrationError: TARGET_SCHEMA_MISSING or TARGET_DIMENSIONS.
+    """
+    deployed = target.call("deployed")
+    differences = _differences(deployed, expected_registration(ENTITIES.values()))
+    if differences:
+        raise MigrationError("TARGET_SCHEMA_MISSING", f"{'; '.join(differences)}.")
+    if dimensions is not None and deployed["dimensions"] != dimensions:
+        raise MigrationError(
+            "TARGET_DIMENSIONS", f"The target has {deployed['dimensions']}, the provider {dimensions}."
         )
 
 
-def _vectors(entity: Entity) -> Jsonb | None:
-    if entity.embeddings is None:
+def _differences(deployed: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """What is missing or different, for a person; what only the target knows is no difference but a newer file."""
+    files = expected["schema_versions"]
+    recorded = deployed["schema_versions"] or {}
+    named = {
+        "not deployed": files.keys() - recorded.keys(),
+        "deployed from other files": {
+            name for name in files.keys() & recorded if recorded[name] != files[name]
+        },
+        "deployed but unknown here": recorded.keys() - files.keys(),
+    }
+    for part, what in (("entities", "entities"), ("finding_kinds", "codes")):
+        known = deployed[part]
+        named[f"{what} registered otherwise"] = {
+            name for name, facts in expected[part].items() if known.get(name) != facts
+        }
+    return [f"{what}: {', '.join(sorted(names))}" for what, names in named.items() if names]
+
+
+def _declared(entity: Entity) -> dict[str, Any]:
+    """The columns of migration.entities but its name."""
+    return {
+        "columns": [column.name for column in entity.columns],
+        "refs": [
+            {"name": name, "entity": ref.entity, "required": ref.on_missing is OnMissing.REJECT}
+            for name, ref in entity.references.items()
+        ],
+        "enums": [{"name": c.name, "type": c.enum} for c in entity.columns if c.enum is not None],
+        "checks": [
+            {"name": check.name, "sql": check.sql, "severity": check.severity} for check in entity.checks
+        ],
+        "vectors": _vectors(entity),
+    }
+
+
+def _vectors(entity: Entity) -> dict[str, str] | None:
+    embeddings = entity.embeddings
+    if embeddings is None:
         return None
-    return Jsonb({"table": entity.embeddings.table, "owner": entity.embeddings.owner})
-
-
-def _references(entity: Entity) -> list[dict[str, object]]:
-    return [
-        {"name": name, "entity": ref.entity, "required": ref.on_missing is OnMissing.REJECT}
-        for name, ref in entity.references.items()
-    ]
+    return {
+        "table": embeddings.table,
+        "owner": embeddings.owner,
+        "content_type": embeddings.document.content_type,
+        "documents": embeddings.document.select_sql(),
+    }

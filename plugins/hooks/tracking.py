@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
-import psycopg
 from airflow.sdk import BaseHook
-from psycopg import sql
-from psycopg.rows import class_row, dict_row
-from psycopg.types.json import Jsonb
 
 from include.core.errors import MigrationError
 from include.core.tracking import Check, Fates
 from plugins.hooks.run_lock import RunLock
+from plugins.hooks.target import Target
 
 StepStates = Callable[[Sequence[str]], Mapping[str, str]]
 """Steps to the states that Airflow gives their tasks."""
@@ -23,8 +21,6 @@ StepStates = Callable[[Sequence[str]], Mapping[str, str]]
 # A failure is recorded here moments before Airflow knows it, and a cleared task runs moments before it enters.
 _LONGEST_DOUBT_SECONDS = 20.0
 _DOUBT_SECONDS = 0.5
-# What a run decided for its own later steps.
-_OF_RUNS = ("planned_ids", "survivors")
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,11 @@ class LedgerRow:
     fingerprint: str | None = None
     deleted: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        """Columns of migration.batches."""
+        row = asdict(self)
+        return {**row, **fates_to_json(row.pop("fates"))}
+
 
 @dataclass(frozen=True)
 class _State:
@@ -71,13 +72,13 @@ class _State:
 
 
 class TrackingHook(BaseHook):
-    """Writes and reads the tracking tables of one run, over a connection that the caller owns."""
+    """Writes and reads the tracking tables of one run."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], run_id: str) -> None:
+    def __init__(self, target: Target, run_id: str) -> None:
         super().__init__()
-        self._connection = connection
+        self._target = target
         self.run_id = run_id
-        self._lock = RunLock(connection, run_id)
+        self._lock = RunLock(target, run_id)
 
     def refuse_if_locked(self) -> None:
         """For what must not be done beside another run although this one is not open yet.
@@ -87,13 +88,12 @@ class TrackingHook(BaseHook):
         """
         self._lock.refuse_if_taken()
 
-    def open_run(self, *, dag_id: str | None = None, **values: Any) -> None:
+    def open_run(self, **values: Any) -> None:
         """Start the run and take the lock, or take both up again after a clear; a complete run stays complete.
 
         Args:
-            dag_id: lets other runs ask Airflow whether this one is over.
-            values: type, scope, dry_run, parameters (JSON object), mapping_version, rules_version, code_version,
-                started_by, source_horizon, source_identity (JSON object).
+            values: dag_id (lets other runs ask Airflow whether this one is over), type, scope, dry_run, parameters,
+                mapping_version, rules_version, code_version, started_by, source_horizon, source_identity.
 
         Raises:
             MigrationError: RUN_LOCKED, RUN_CODE_CHANGED, RUN_SUPERSEDED or PARAM_INVALID.
@@ -103,53 +103,15 @@ class TrackingHook(BaseHook):
             if known.status == "completed":
                 return
             known.refuse_other(values)
-        with self._connection.transaction():
-            self._lock.acquire()
-            self._refuse_superseded()
-            self._connection.execute(
-                "INSERT INTO migration.runs (run_id, dag_id, type, scope, dry_run, status, phase, parameters,"
-                " mapping_version, rules_version, code_version, started_by, source_horizon, source_identity)"
-                " VALUES (%(run_id)s, %(dag_id)s, %(type)s, %(scope)s, %(dry_run)s, 'running', 'preparation',"
-                " %(parameters)s, %(mapping_version)s, %(rules_version)s, %(code_version)s, %(started_by)s,"
-                " %(source_horizon)s, %(source_identity)s)"
-                " ON CONFLICT (run_id) DO UPDATE SET status = 'running', ended_at = NULL,"
-                " failed_steps = '{}', parameters = excluded.parameters",
-                {
-                    **values,
-                    "run_id": self.run_id,
-                    "dag_id": dag_id,
-                    "parameters": Jsonb(values["parameters"]),
-                    "source_identity": Jsonb(values["source_identity"]),
-                },
-            )
+        self._lock.acquire("open_run", values=values)
 
     def close_run(self, status: str, counts: Mapping[str, Any], report_uri: str) -> None:
         """Record the end and give the lock back. A complete run that wrote leaves its horizon for the next run.
 
-        What a failed run has decided for its later steps stays, for they may be cleared.
-
         Raises:
             MigrationError: RUN_LOST when a run that lost its lock is to be called completed.
         """
-        with self._connection.transaction():
-            if not self._lock.release() and status == "completed":
-                raise self._lock.lost()
-            self._connection.execute(
-                "UPDATE migration.runs SET status = %s, ended_at = coalesce(ended_at, clock_timestamp()),"
-                " counts = %s, report_uri = %s WHERE run_id = %s",
-                [status, Jsonb(dict(counts)), report_uri, self.run_id],
-            )
-            if status == "completed":
-                self._forget_decisions()
-            self._connection.execute(
-                "INSERT INTO migration.watermarks (name, horizon, run_id)"
-                " SELECT 'source', source_horizon, run_id FROM migration.runs"
-                " WHERE run_id = %s AND status = 'completed' AND NOT dry_run AND source_horizon IS NOT NULL"
-                " AND parameters -> 'entities' = '[]' AND scope <> 'quarantine'"
-                " ON CONFLICT (name) DO UPDATE SET horizon = excluded.horizon, run_id = excluded.run_id,"
-                " recorded_at = now()",
-                [self.run_id],
-            )
+        self._target.call("close_run", run=self.run_id, status=status, counts=dict(counts), report=report_uri)
 
     def enter(
         self,
@@ -182,15 +144,9 @@ class TrackingHook(BaseHook):
             return False
         if versions is not None:
             known.refuse_other(versions)
-        if known.status == "running" and known.holds_lock:
-            self._lock.confirm()
-        else:
-            self._take_up_again()
-        self._connection.execute(
-            "UPDATE migration.runs SET failed_steps = array_remove(failed_steps, %(step)s), phase = %(phase)s"
-            " WHERE run_id = %(run)s AND (phase <> %(phase)s OR %(step)s = ANY (failed_steps))",
-            {"step": step, "phase": phase, "run": self.run_id},
-        )
+        if known.status != "running" or not known.holds_lock:
+            self._lock.acquire("resume_run")
+        self._lock.begin_step(phase, step)
         if fail_fast and states is not None:
             self._forget_cleared(states)
         self.stop_if_failed(fail_fast=fail_fast)
@@ -211,53 +167,9 @@ class TrackingHook(BaseHook):
         if known.failed_steps and fail_fast:
             raise MigrationError("RUN_STOPPED", f"Failed: {', '.join(known.failed_steps)}.", run=self.run_id)
 
-    def hold_lock(self) -> None:
-        """First statement of every transaction that writes: nobody takes the lock over before its end.
-
-        Raises:
-            MigrationError: RUN_LOST.
-        """
-        self._lock.hold()
-
     def _state(self) -> _State | None:
-        with self._connection.cursor(row_factory=class_row(_State)) as cursor:
-            return cursor.execute(
-                "SELECT r.status, r.failed_steps, r.mapping_version, r.code_version, l.run_id IS NOT NULL AS holds_lock"
-                " FROM migration.runs r LEFT JOIN migration.run_lock l USING (run_id) WHERE r.run_id = %s",
-                [self.run_id],
-            ).fetchone()
-
-    def _take_up_again(self) -> None:
-        with self._connection.transaction():
-            self._lock.acquire()
-            self._refuse_superseded()
-            self._connection.execute(
-                "UPDATE migration.runs SET status = 'running', ended_at = NULL WHERE run_id = %s",
-                [self.run_id],
-            )
-
-    def _refuse_superseded(self) -> None:
-        """What was staged before another run loaded would bring older rows back; a dry run outdates only dry runs."""
-        later = self._connection.execute(
-            "SELECT o.run_id FROM migration.runs o, migration.runs mine WHERE mine.run_id = %s"
-            " AND o.run_id <> mine.run_id AND o.ended_at > mine.ended_at AND (mine.dry_run OR NOT o.dry_run)"
-            " AND (o.status = 'completed' OR EXISTS (SELECT FROM migration.batches b WHERE b.run_id = o.run_id"
-            " AND b.phase = 'loading' AND b.recorded_at > mine.ended_at)) ORDER BY o.ended_at LIMIT 1",
-            [self.run_id],
-        ).fetchone()
-        if later is not None:
-            raise MigrationError("RUN_SUPERSEDED", f"It was run {later[0]}.", run=self.run_id)
-
-    def _forget_decisions(self) -> None:
-        """Also those of the failed runs that this one has superseded."""
-        for table in _OF_RUNS:
-            self._connection.execute(
-                sql.SQL(
-                    "DELETE FROM {} d USING migration.runs r, migration.runs mine WHERE mine.run_id = %s"
-                    " AND r.run_id = d.run_id AND (r.run_id = mine.run_id OR r.dry_run OR NOT mine.dry_run)"
-                ).format(sql.Identifier("migration", table)),
-                [self.run_id],
-            )
+        answer = self._target.call("run_state", run=self.run_id)
+        return None if answer is None else _State(**answer)
 
     def _forget_cleared(self, states: StepStates) -> None:
         """Drop failed steps whose tasks were cleared, though they have not entered yet.
@@ -271,119 +183,74 @@ class TrackingHook(BaseHook):
             running = {step for step in known.failed_steps if found.get(step) == "running"}
             in_doubt = running if time.monotonic() < deadline else set()
             for step in set(known.failed_steps) - failed - in_doubt:
-                self._connection.execute(
-                    "UPDATE migration.runs SET failed_steps = array_remove(failed_steps, %s) WHERE run_id = %s",
-                    [step, self.run_id],
-                )
+                self._target.call("forget_failure", run=self.run_id, step=step)
             if failed or not in_doubt:
                 return
             time.sleep(_DOUBT_SECONDS)
 
     def fail_step(self, step: str) -> None:
         """Record that a step failed for good; stops the others under fail_fast."""
-        self._connection.execute(
-            "UPDATE migration.runs SET failed_steps = failed_steps || %(step)s::text"
-            " WHERE run_id = %(run)s AND NOT %(step)s = ANY (failed_steps)",
-            {"step": step, "run": self.run_id},
-        )
+        self._target.call("fail_step", run=self.run_id, step=step)
 
     def record_batch(self, row: LedgerRow) -> None:
         """Write the ledger's row of a batch; a repeated batch replaces its own."""
-        fates = row.fates
-        self._connection.execute(
-            "INSERT INTO migration.batches AS b (run_id, entity, phase, batch, key_range, attempt, extracted, inserted,"
-            " updated, unchanged, merged, rejected, skipped, seconds, memory_mb, fingerprint, deleted)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (run_id, entity, phase, batch) DO UPDATE SET attempt = b.attempt + 1, status = 'done',"
-            " key_range = excluded.key_range, extracted = excluded.extracted, inserted = excluded.inserted,"
-            " updated = excluded.updated, unchanged = excluded.unchanged, merged = excluded.merged,"
-            " rejected = excluded.rejected, skipped = excluded.skipped, seconds = excluded.seconds,"
-            " memory_mb = excluded.memory_mb, fingerprint = excluded.fingerprint, deleted = excluded.deleted,"
-            " error_code = NULL, recorded_at = now()",
-            [
-                *(self.run_id, row.entity, row.phase, row.batch, row.key_range, row.attempt),
-                *(fates.extracted, fates.inserted, fates.updated, fates.unchanged, fates.merged),
-                *(fates.rejected, fates.skipped, row.seconds, row.memory_mb, row.fingerprint, row.deleted),
-            ],
-        )
+        self._target.call("record_batch", run=self.run_id, row=row.to_json())
 
     def fail_batch(self, entity: str, phase: str, batch: str, error_code: str) -> None:
         """Record that a batch failed; what it did was rolled back."""
-        self._connection.execute(
-            "INSERT INTO migration.batches AS b (run_id, entity, phase, batch, status, error_code)"
-            " VALUES (%s, %s, %s, %s, 'failed', %s) ON CONFLICT (run_id, entity, phase, batch) DO UPDATE"
-            " SET status = 'failed', attempt = b.attempt + 1, error_code = excluded.error_code, recorded_at = now()",
-            [self.run_id, entity, phase, batch, error_code],
+        self._target.call(
+            "fail_batch", run=self.run_id, entity=entity, phase=phase, batch=batch, code=error_code
         )
 
     def done_batches(self, entity: str, phase: str, partition: str) -> set[str]:
         """Names of the batches of a partition that a phase has finished."""
-        rows = self._connection.execute(
-            "SELECT batch FROM migration.batches WHERE run_id = %s AND entity = %s AND phase = %s"
-            " AND status = 'done' AND starts_with(batch, %s)",
-            [self.run_id, entity, phase, partition],
+        return set(
+            self._target.call("done_batches", run=self.run_id, entity=entity, phase=phase, prefix=partition)
         )
-        return {row[0] for row in rows}
 
     def fates(self, entity: str) -> Fates:
         """The sum over the loaded batches of an entity."""
-        row = self._connection.execute(
-            "SELECT coalesce(sum(extracted), 0), coalesce(sum(inserted), 0), coalesce(sum(updated), 0),"
-            " coalesce(sum(unchanged), 0), coalesce(sum(merged), 0), coalesce(sum(rejected), 0),"
-            " coalesce(sum(skipped), 0) FROM migration.batches"
-            " WHERE run_id = %s AND entity = %s AND phase = 'loading'",
-            [self.run_id, entity],
-        ).fetchone()
-        return Fates(*(int(value) for value in row or ()))
+        return Fates(**self._target.call("fates", run=self.run_id, entity=entity, phase="loading"))
 
     def rows(self, entity: str, phase: str) -> int:
         """How many rows of an entity a phase has handled."""
-        row = self._connection.execute(
-            "SELECT coalesce(sum(extracted), 0) FROM migration.batches"
-            " WHERE run_id = %s AND entity = %s AND phase = %s",
-            [self.run_id, entity, phase],
-        ).fetchone()
-        return 0 if row is None else int(row[0])
+        sums = self._target.call("fates", run=self.run_id, entity=entity, phase=phase)
+        return int(sums["extracted"])
 
     def record_checks(self, checks: Iterable[Check]) -> None:
         """Store results of checks; a repeated check replaces its own."""
-        with self._connection.transaction(), self._connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO migration.checks VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
-                " ON CONFLICT (run_id, name, entity) DO UPDATE SET level = excluded.level,"
-                " severity = excluded.severity, expected = excluded.expected, found = excluded.found,"
-                " passed = excluded.passed, sample_keys = excluded.sample_keys",
-                [
-                    (
-                        self.run_id,
-                        c.name,
-                        c.entity,
-                        c.level,
-                        c.severity,
-                        c.expected,
-                        c.found,
-                        c.passed,
-                        [*c.sample_keys],
-                    )
-                    for c in checks
-                ],
-            )
+        results = {"checks": [asdict(check) for check in checks]}
+        self._target.call("record_checks", run=self.run_id, results=results)
 
-    def facts(self, table: str) -> list[dict[str, Any]]:
-        """All rows of this run in ``runs``, ``batches`` or ``checks``, for the report."""
-        queries = {
-            "runs": "SELECT * FROM migration.runs WHERE run_id = %s",
-            "batches": "SELECT * FROM migration.batches WHERE run_id = %s ORDER BY phase, entity, batch",
-            "checks": "SELECT * FROM migration.checks WHERE run_id = %s ORDER BY passed, entity, name",
-        }
-        with self._connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(queries[table], [self.run_id]).fetchall()
+    def facts(self) -> RunFacts:
+        """All that the tracking tables hold of this run, for the report."""
+        found = self._target.call("run_facts", run=self.run_id)
+        return RunFacts(
+            _with_times(found["run"]), *([*map(_with_times, found[name])] for name in ("batches", "checks"))
+        )
 
     def finding_counts(self) -> list[tuple[str, str, str, int]]:
         """(entity, kind, code, rows): what is in quarantine and what was noticed, now."""
-        return self._connection.execute(
-            "SELECT entity, 'quarantine', code, count(*) FROM migration.quarantine WHERE status = 'open'"
-            " GROUP BY entity, code UNION ALL"
-            " SELECT entity, 'finding', code, count(*) FROM migration.findings GROUP BY entity, code"
-            " ORDER BY 1, 2, 3"
-        ).fetchall()  # type: ignore[return-value]
+        return [tuple(row) for row in self._target.call("finding_counts")]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Rows of migration.runs (None: never opened), batches and checks."""
+
+    run: dict[str, Any] | None
+    batches: list[dict[str, Any]]
+    checks: list[dict[str, Any]]
+
+
+def fates_to_json(fates: Mapping[str, int]) -> dict[str, int]:
+    """The columns that the ledger has for fates: what is still undecided has none."""
+    return {name: count for name, count in fates.items() if name != "undecided"}
+
+
+def _with_times(row: dict[str, Any] | None) -> Any:
+    """JSON has no times: columns called ``…_at`` hold them as ISO 8601."""
+    return row and {
+        name: datetime.fromisoformat(value) if name.endswith("_at") and value else value
+        for name, value in row.items()
+    }

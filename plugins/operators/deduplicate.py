@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from airflow.sdk.exceptions import AirflowSkipException
-from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from include.core.batches import Partition, batch_names
-from include.core.copytext import format_rows, parse_rows
-from include.core.ids import target_ids
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from include.matching.deduplicate import deduplicate
+from plugins.hooks.decisions import COMPARED, Decisions
+from plugins.hooks.source_memory import last_complete_run
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.tracking import TrackingHook
+from plugins.hooks.target import Target
 from plugins.operators.preflight import chosen
 from plugins.operators.step import Clock, MigrationOperator, Run, code_version
-
-if TYPE_CHECKING:
-    import psycopg
-
-_COMPARED = ["legacy_id", "first_name", "last_name", "date_of_birth", "gender", "email", "updated_at"]
 
 
 class DeduplicateOperator(MigrationOperator):
@@ -46,25 +37,20 @@ class DeduplicateOperator(MigrationOperator):
         if ENTITIES[str(self.entity)] not in chosen(run.settings):
             raise AirflowSkipException("not chosen")
         name, clock, staging = ENTITIES[str(self.entity)].name, Clock(), StagingHook(run.run_id)
-        with TargetPostgresHook().session(entity=name) as connection:
+        with self.target(run, entity=name) as target:
             clean, read = self._staged(staging)
+            decisions = Decisions(target, run.run_id, name)
+            gone = staging.read("gone", name, "all").column("legacy_id").combine_chunks()
             partly = self._reads_a_part()
-            if partly and _unchanged(connection, staging, name, clean, read) and _decided(connection):
+            if partly and not len(gone) and _decided(target) and decisions.as_stored(clean, read):
                 self.progress(f"{name}: nothing that is compared changed, so all decisions stand")
                 return {"merged": 0, "pending": 0}
-            everybody = (
-                pa.concat_tables([clean, _others(connection, staging, name, read)]) if partly else clean
-            )
-            result = deduplicate(everybody)
-            fates = Fates(everybody.num_rows, undecided=everybody.num_rows)
-            with connection.transaction():
-                TrackingHook(connection, run.run_id).hold_lock()
-                _record_survivors(connection, run.run_id, name, result.survivors)
-                if not run.settings.dry_run:
-                    _record_pairs(connection, run.run_id, name, result.pairs)
-                TrackingHook(connection, run.run_id).record_batch(
-                    clock.ledger_row(run, entity=name, phase=self.phase, batch="all", fates=fates)
-                )
+            if partly:
+                clean = pa.concat_tables([clean, _others(decisions, pa.concat_arrays([read, gone]))])
+            result = deduplicate(clean)
+            fates = Fates(clean.num_rows, undecided=clean.num_rows)
+            row = clock.ledger_row(run, entity=name, phase=self.phase, batch="all", fates=fates)
+            decisions.record(result.survivors, result.pairs, row, dry_run=run.settings.dry_run)
         merged = result.survivors.num_rows
         waiting = result.pairs.column("decision").to_pylist().count("pending")
         self.progress(
@@ -77,7 +63,7 @@ class DeduplicateOperator(MigrationOperator):
         """The rows of this run that can be compared, and the legacy ids of all that were read."""
         name = str(self.entity)
         batches = [batch for partition in self.partitions or () for batch in batch_names(partition)]
-        tables = [staging.read("clean", name, batch, _COMPARED) for batch in batches]
+        tables = [staging.read("clean", name, batch, COMPARED) for batch in batches]
         keys = [*staging.keys(name, batches), pa.array([], pa.string())]
         return pa.concat_tables(tables) if tables else _nobody(), pa.concat_arrays(keys)
 
@@ -87,104 +73,17 @@ class DeduplicateOperator(MigrationOperator):
         return any(partition.selected is not None for partition in parts)
 
 
-def _unchanged(
-    connection: psycopg.Connection[Any], staging: StagingHook, entity: str, clean: pa.Table, read: pa.Array
-) -> bool:
-    """Whether the rows that were read are, in what is compared, those of the target, and none is gone."""
-    if staging.read("gone", entity, "all").num_rows:
-        return False
-    return _rows_of(clean) == _rows_of(_stored(connection, entity, read))
-
-
-def _others(
-    connection: psycopg.Connection[Any], staging: StagingHook, entity: str, read: pa.Array
-) -> pa.Table:
-    """The rows of the target that the run did not read, without those that are gone."""
-    gone = staging.read("gone", entity, "all").column("legacy_id").combine_chunks()
-    stored = _stored(connection, entity)
-    away = pc.is_in(stored.column("legacy_id"), pa.concat_arrays([read, gone]))
-    return stored.filter(pc.invert(away))
-
-
-def _decided(connection: psycopg.Connection[Any]) -> bool:
+def _decided(target: Target) -> bool:
     """Whether the last complete run, by the same code, is also the last that may have loaded rows."""
-    row = connection.execute(
-        "SELECT c.code_version = %s AND NOT EXISTS (SELECT 1 FROM migration.runs r WHERE NOT r.dry_run"
-        " AND r.status = 'failed' AND r.started_at >= c.started_at)"
-        " FROM migration.watermarks w JOIN migration.runs c USING (run_id) WHERE w.name = 'source'",
-        [code_version()],
-    ).fetchone()
-    return row is not None and bool(row[0])
+    complete = last_complete_run(target)
+    return complete is not None and complete.undisturbed and complete.code_version == code_version()
+
+
+def _others(decisions: Decisions, away: pa.Array) -> pa.Table:
+    """The rows of the target but those with some legacy ids: what the run has read, and what is gone."""
+    stored = decisions.stored()
+    return stored.filter(pc.invert(pc.is_in(stored.column("legacy_id"), away)))
 
 
 def _nobody() -> pa.Table:
-    return pa.schema({column: pa.string() for column in _COMPARED}).empty_table()
-
-
-def _rows_of(table: pa.Table) -> set[tuple[str | None, ...]]:
-    return set(zip(*(table.column(name).to_pylist() for name in _COMPARED), strict=True))
-
-
-def _stored(connection: psycopg.Connection[Any], entity: str, keys: pa.Array | None = None) -> pa.Table:
-    """The compared columns of the target's rows, of all or of those with some legacy ids."""
-    columns = sql.SQL(", ").join(sql.Identifier("t", column) for column in _COMPARED[1:])
-    query = sql.SQL(
-        "COPY (SELECT m.legacy_id, {} FROM migration.id_map m JOIN {} t ON t.id = m.target_id"
-        " WHERE m.entity = {} AND m.state IN ('live', 'merged') AND t.deleted_at IS NULL{})"
-        " TO STDOUT WITH (FORMAT csv)"
-    ).format(
-        columns,
-        sql.Identifier("public", entity),
-        sql.Literal(entity),
-        sql.SQL("") if keys is None else sql.SQL(" AND m.legacy_id = ANY ({})").format(keys.to_pylist()),
-    )
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        return parse_rows(b"".join(bytes(row) for row in copy), _COMPARED)
-
-
-def _record_survivors(
-    connection: psycopg.Connection[Any], run_id: str, entity: str, survivors: pa.Table
-) -> None:
-    """Every merged row and its survivor, for the merge of this run."""
-    connection.execute("DELETE FROM migration.survivors WHERE run_id = %s AND entity = %s", [run_id, entity])
-    merged, survivor = (
-        target_ids(entity, survivors.column(name).combine_chunks()) for name in ("legacy_id", "survivor_id")
-    )
-    names = [pa.array([text] * len(merged), pa.string()) for text in (run_id, entity)]
-    rows = pa.table([*names, merged, survivor], names=["run_id", "entity", "id", "survivor_id"])
-    with (
-        connection.cursor() as cursor,
-        cursor.copy("COPY migration.survivors FROM STDIN WITH (FORMAT csv)") as copy,
-    ):
-        copy.write(format_rows(rows))
-
-
-def _record_pairs(connection: psycopg.Connection[Any], run_id: str, entity: str, pairs: pa.Table) -> None:
-    """Pairs as found now; what a person decided stays, what is no longer a pair becomes stale."""
-    rows = [
-        (
-            entity,
-            p["left_id"],
-            p["right_id"],
-            p["score"],
-            Jsonb(json.loads(p["explanation"])),
-            p["decision"],
-            run_id,
-        )
-        for p in pairs.to_pylist()
-    ]
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO migration.duplicate_pairs AS d"
-            " (entity, left_legacy_id, right_legacy_id, score, explanation, status, run_id)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)"
-            " ON CONFLICT (entity, left_legacy_id, right_legacy_id) DO UPDATE SET score = excluded.score,"
-            " explanation = excluded.explanation, status = excluded.status, run_id = excluded.run_id"
-            " WHERE d.decided_at IS NULL",
-            rows,
-        )
-        cursor.execute(
-            "UPDATE migration.duplicate_pairs SET status = 'stale'"
-            " WHERE entity = %s AND run_id <> %s AND decided_at IS NULL AND status <> 'stale'",
-            [entity, run_id],
-        )
+    return pa.schema({column: pa.string() for column in COMPARED}).empty_table()

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from include.core.tracking import Fates
-from plugins.hooks.deletions import Deletions
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target import Target
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.preflight import chosen
-from plugins.operators.step import Clock, MigrationOperator, Run
+from plugins.operators.step import MigrationOperator, Run
+
+_BATCH = "deleted"
 
 
 class DeleteOperator(MigrationOperator):
-    """Marks what preparation found gone, for all entities at once, before anything is loaded."""
+    """Marks what preparation found gone, entity by entity, before anything is loaded."""
 
     def step(self, run: Run) -> dict[str, int]:
-        """Returns the number of deleted rows per entity."""
-        staging = StagingHook(run.run_id)
+        """Returns the number of deleted rows per entity; what an earlier attempt has marked counts as its."""
         deleted: dict[str, int] = {}
-        with TargetPostgresHook().session() as connection, connection.transaction():
-            tracking = TrackingHook(connection, run.run_id)
-            tracking.hold_lock()
+        with self.target(run) as target:
+            tracking = TrackingHook(target, run.run_id)
             for entity in chosen(run.settings):
-                clock, deletions = Clock(), Deletions(connection, entity, run.run_id)
-                gone = deletions.take(staging.read("gone", entity.name, "all"))
-                if run.settings.dry_run:
-                    deletions.plan()
-                else:
-                    deletions.mark()
-                tracking.record_batch(
-                    clock.ledger_row(
-                        run,
-                        entity=entity.name,
-                        phase=self.phase,
-                        batch="deleted",
-                        fates=Fates(),
-                        deleted=gone,
-                    )
-                )
-                deleted[entity.name] = gone
+                if not tracking.done_batches(entity.name, self.phase, _BATCH):
+                    deleted[entity.name] = self._mark(run, target, entity.name)
         verb = "would be marked" if run.settings.dry_run else "marked"
         self.progress(f"{sum(deleted.values()):,} rows are gone from the source and {verb} as deleted")
         return deleted
+
+    def _mark(self, run: Run, target: Target, entity: str) -> int:
+        return int(
+            target.call(
+                "mark_deleted",
+                incoming={"gone_keys": StagingHook(run.run_id).read("gone", entity, "all")},
+                run=run.run_id,
+                entity=entity,
+                batch={"phase": self.phase, "batch": _BATCH, "attempt": run.attempt},
+                dry_run=run.settings.dry_run,
+            )
+        )

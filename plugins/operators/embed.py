@@ -16,7 +16,6 @@ from include.embedding.content_hash import content_hashes
 from include.entities import ENTITIES
 from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.plans import PlansHook
-from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.hooks.vectors import VectorStore
 from plugins.operators.preflight import chosen
@@ -39,10 +38,6 @@ def skip_without_ai(run: Run) -> None:
 class EmbedOperator(PartitionOperator):
     """Embeds the documents of one partition."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._target = TargetPostgresHook()
-
     def step(self, run: Run) -> dict[str, int]:
         """Returns how many documents there are, lacked a vector, and how many texts were sent."""
         skip_without_ai(run)
@@ -50,18 +45,12 @@ class EmbedOperator(PartitionOperator):
         embeddings = _embeddings(entity.name)
         provider = choose_provider()
         documents = lacking = sent = 0
-        with (
-            self._target.session(entity=entity.name) as reading,
-            TargetPostgresHook().session(entity=entity.name) as writing,
-        ):
-            tracking = TrackingHook(writing, run.run_id)
-            store = VectorStore(writing, entity, embeddings, guard=tracking.hold_lock)
-            everything = PlansHook(writing, run.run_id).scope() == "everything"
+        with self.target(run, entity=entity.name) as target:
+            tracking = TrackingHook(target, run.run_id)
+            store = VectorStore(target, run.run_id, entity, embeddings)
+            everything = PlansHook(target, run.run_id).scope() == "everything"
             since = None if everything else store.complete_since(provider.model)
-            chunks = VectorStore(reading, entity, embeddings).documents(
-                partition, _DOCUMENTS_PER_CHUNK, since
-            )
-            for number, rows in enumerate(chunks):
+            for number, rows in enumerate(store.documents(partition, _DOCUMENTS_PER_CHUNK, since)):
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                 clock = Clock()
                 wanted = _wanted(rows, embeddings, provider, store)
@@ -79,10 +68,6 @@ class EmbedOperator(PartitionOperator):
         )
         return {"documents": documents, "lacking": lacking, "sent": sent}
 
-    def on_kill(self) -> None:
-        """Stop the statement in the server too."""
-        self._target.cancel()
-
 
 class BuildIndexOperator(MigrationOperator):
     """Builds the HNSW index behind the bulk load."""
@@ -94,10 +79,10 @@ class BuildIndexOperator(MigrationOperator):
         if entity not in chosen(run.settings):
             return
         embeddings = _embeddings(entity.name)
-        with TargetPostgresHook().session(entity=entity.name) as connection:
-            store = VectorStore(connection, entity, embeddings)
+        with self.target(run, entity=entity.name) as target:
+            store = VectorStore(target, run.run_id, entity, embeddings)
             built = store.build_index()
-            store.remember_complete(run.run_id)
+            store.remember_complete()
         if built:
             self.progress(f"index on {embeddings.table} built in {clock.seconds:.1f} s")
 

@@ -13,7 +13,6 @@ from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import Clock, PartitionOperator, Run
 
@@ -29,15 +28,15 @@ class ExtractOperator(PartitionOperator):
         """Returns the manifest: the partition and how many batches it was cut into."""
         entity, partition = ENTITIES[str(self.entity)], Partition.from_json(self.partition)
         staging = StagingHook(run.run_id)
-        with TargetPostgresHook().session(entity=entity.name, partition=partition.name) as connection:
-            tracking = TrackingHook(connection, run.run_id)
+        with self.target(run, entity=entity.name, partition=partition.name) as target:
+            tracking = TrackingHook(target, run.run_id)
             names = sorted(tracking.done_batches(entity.name, "extraction", partition.name))
             resume = _Resume.behind(staging, entity, names)
             rows, clock = 0, Clock()
             keys = selected_keys(staging, partition)
             finished = resume.finished or keys == []
             with self._source.snapshot() as source:
-                left = source.batches(entity, partition, run.settings.batch_size, resume.after, keys)
+                left = source.batches(entity, partition, run.batch_rows, resume.after, keys)
                 for raw in () if finished else left:
                     tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                     name = batch_name(partition, len(names))
@@ -60,8 +59,9 @@ class ExtractOperator(PartitionOperator):
         return {**self.partition, "batches": len(names)}
 
     def on_kill(self) -> None:
-        """Stop the query in the server too."""
+        """Stop the query in the source too."""
         self._source.cancel()
+        super().on_kill()
 
 
 def selected_keys(staging: StagingHook, partition: Partition) -> list[int | None] | None:

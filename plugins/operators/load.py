@@ -13,11 +13,11 @@ from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.core.transform import REJECT_SCHEMA
 from include.entities import ENTITIES
-from plugins.hooks.batch_loader import BatchLoader, LoadBatch, findings_of, merged_ids, refresh_statistics
-from plugins.hooks.connect import TARGET, translated
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch, findings_of
+from plugins.hooks.decisions import merged_ids
 from plugins.hooks.plans import PlansHook
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target import naming
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.preflight import chosen
 from plugins.operators.step import MigrationOperator, PartitionOperator, Run
@@ -37,16 +37,15 @@ class LoadOperator(PartitionOperator):
     def __init__(self, *, merged_rows: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.merged_rows = merged_rows
-        self._target = TargetPostgresHook()
 
     def step(self, run: Run) -> dict[str, Any]:
         """Returns the manifest it was given."""
         entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
         fates, seconds = Fates(), 0.0
-        with self._target.session(entity=entity.name) as connection:
-            tracking, plan = TrackingHook(connection, run.run_id), PlansHook(connection, run.run_id)
-            merged = merged_ids(connection, run.run_id, entity.name) if entity.deduplicate else None
-            loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
+        with self.target(run, entity=entity.name) as target:
+            tracking, plan = TrackingHook(target, run.run_id), PlansHook(target, run.run_id)
+            merged = merged_ids(target, run.run_id, entity.name) if entity.deduplicate else None
+            loader = BatchLoader(target, run.run_id, entity, dry_run=run.settings.dry_run)
             partition = Partition.from_json(self.partition)
             done = tracking.done_batches(entity.name, "loading", f"{self._prefix}{partition.name}")
             for name in batch_names(self.partition):
@@ -56,12 +55,12 @@ class LoadOperator(PartitionOperator):
                 if self.merged_rows and not batch.clean.num_rows:
                     continue
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
-                with translated(TARGET, entity=entity.name, batch=batch.name):
+                with naming(batch=batch.name):
                     loaded, took = loader.load(batch, run.attempt)
                 fates, seconds = fates + loaded, seconds + took
                 self._refuse_flood(tracking, plan, entity, run.settings.max_rejected)
             if fates.inserted:
-                refresh_statistics(connection, entity.name)
+                target.call("refresh_statistics", entity=entity.name)
         self._say(fates, seconds, dry_run=run.settings.dry_run)
         return dict(self.partition)
 
@@ -107,10 +106,6 @@ class LoadOperator(PartitionOperator):
             f" {fates.rejected:,} rejected{rate}"
         )
 
-    def on_kill(self) -> None:
-        """Stop the statement in the server too; the batch rolls back whole."""
-        self._target.cancel()
-
 
 class ReferencesOperator(MigrationOperator):
     """Merges rows of the target again whose references fit no more, though the source did not touch them.
@@ -118,26 +113,22 @@ class ReferencesOperator(MigrationOperator):
     A parent was deleted, went into quarantine, was merged, is no longer merged, or has come.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._target = TargetPostgresHook()
-
     def step(self, run: Run) -> int:
         """Returns the number of rows that were merged again."""
         entity, rows, fates = ENTITIES[str(self.entity)], 0, Fates()
         if entity not in chosen(run.settings):
             return 0
-        with self._target.session(entity=entity.name) as connection:
-            tracking = TrackingHook(connection, run.run_id)
-            loader = BatchLoader(connection, tracking, entity, dry_run=run.settings.dry_run)
+        with self.target(run, entity=entity.name) as target:
+            tracking = TrackingHook(target, run.run_id)
+            loader = BatchLoader(target, run.run_id, entity, dry_run=run.settings.dry_run)
             while True:
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                 name = f"a{run.attempt:02d}-b{rows:08d}"
-                with translated(TARGET, entity=entity.name, batch=name):
-                    merged = loader.load_affected(name, run.settings.batch_size, run.attempt)
+                with naming(batch=name):
+                    merged = loader.load_affected(name, run.batch_rows, run.attempt)
                 fates, rows = fates + merged, rows + merged.extracted
                 # What was not written would be found again for ever.
-                if merged.extracted < run.settings.batch_size or merged.unchanged == merged.extracted:
+                if merged.extracted < run.batch_rows or merged.unchanged == merged.extracted:
                     break
         if rows:
             verb = "would be " if run.settings.dry_run else ""
@@ -145,7 +136,3 @@ class ReferencesOperator(MigrationOperator):
                 f"{entity.name}: references of {rows:,} rows {verb}followed, {fates.rejected:,} rejected"
             )
         return rows
-
-    def on_kill(self) -> None:
-        """Stop the statement in the server too; the batch rolls back whole."""
-        self._target.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from dataclasses import replace
@@ -23,10 +24,18 @@ from plugins.hooks.plans import PlansHook
 from plugins.hooks.row_versions import RowVersions, Selection
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.source_identity import SourceIdentity, first_break
-from plugins.hooks.source_memory import recall_identities
+from plugins.hooks.source_memory import last_complete_run, loaded_entities, recall_identities
 from plugins.hooks.staging import StagingHook, check_writable, report_root, staging_root
-from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.target_schema import check_platform, deploy_schema, fit_dimensions, register
+from plugins.hooks.target import Target, choose_way
+from plugins.hooks.target_postgres import PostgresTarget, session
+from plugins.hooks.target_schema import (
+    check_platform,
+    deploy_schema,
+    fit_dimensions,
+    is_deployed,
+    register,
+    verify_schema,
+)
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import LOG, MigrationOperator, Run, code_version
 
@@ -92,38 +101,46 @@ class CheckSourceOperator(MigrationOperator):
 
 
 class DeployTargetOperator(MigrationOperator):
-    """Connects to the target, deploys or verifies its schema, registers entities for the merge."""
+    """Brings the target's schema up to date, or where only the API is known makes sure that it is.
+
+    Entities are told to the merge, and the vector columns fitted to the provider, at the same time.
+    """
 
     tracked = False
 
     def step(self, run: Run) -> None:
         """Raises TARGET_… errors and RUN_LOCKED; deploys in one transaction."""
         provider = choose_provider() if run.settings.enable_ai else None
-        with TargetPostgresHook().session() as connection:
-            check_platform(connection)
-            # Another run may be at work with the schema as it is.
-            TrackingHook(connection, run.run_id).refuse_if_locked()
-            deployed = deploy_schema(connection, provider.dimensions if provider else None)
-            if provider is not None:
-                tables = [e.embeddings.table for e in ENTITIES.values() if e.embeddings is not None]
-                fit_dimensions(connection, tables, provider.dimensions)
-            register(connection, ENTITIES.values())
-            _check_parents(connection, chosen(run.settings))
+        dimensions = provider.dimensions if provider else None
+        way = choose_way(run.settings.load_via)
+        deployed = _deploy(run, dimensions) if way == "postgres" else []
+        with self.target(run) as target:
+            verify_schema(target, dimensions)
+            _check_parents(target, chosen(run.settings))
         state = f"deployed {len(deployed)} schema files" if deployed else "schema as deployed"
         using = f", embeddings by {provider.name} {provider.model}" if provider else ""
-        self.progress(f"target: {state}{using}")
+        through = "a direct connection" if way == "postgres" else "the Supabase client"
+        self.progress(f"target: through {through}, {state}{using}")
 
 
-def _check_parents(connection: Any, entities: list[Entity]) -> None:
+def _deploy(run: Run, dimensions: int | None) -> list[str]:
+    with session() as connection:
+        check_platform(connection)
+        if is_deployed(connection):  # another run may be at work with the schema as it is
+            TrackingHook(PostgresTarget(connection), run.run_id).refuse_if_locked()
+        deployed = deploy_schema(connection, dimensions)
+        if dimensions is not None:
+            tables = [e.embeddings.table for e in ENTITIES.values() if e.embeddings is not None]
+            fit_dimensions(connection, tables, dimensions)
+        register(connection, ENTITIES.values())
+    return deployed
+
+
+def _check_parents(target: Target, entities: list[Entity]) -> None:
     """A chosen entity's parents must be chosen too, or loaded before."""
     names = {entity.name for entity in entities}
     needed = {parent for entity in entities for parent in entity.parents} - names
-    loaded = (
-        {row[0] for row in connection.execute("SELECT DISTINCT entity FROM migration.id_map")}
-        if needed
-        else set()
-    )
-    missing = sorted(needed - loaded)
+    missing = sorted(needed - loaded_entities(target)) if needed else []
     if missing:
         raise MigrationError("ENTITY_PARENT_MISSING", f"Missing: {', '.join(missing)}.")
 
@@ -140,14 +157,14 @@ class OpenRunOperator(MigrationOperator):
             MigrationError: NO_FULL_RUN, RUN_LOCKED or RUN_CODE_CHANGED.
         """
         tables = {table.name for entity in ENTITIES.values() for table in entity.source.all_tables()}
-        with TargetPostgresHook().session() as connection:
-            seen = recall_identities(connection)
+        with self.target(run) as target:
+            seen = recall_identities(target)
             with LegacyMdwHook().snapshot() as source:
                 horizon, identity = source.horizon(), source.identity(tables)
                 holders = source.holders(open_since=seen[-1].next_xid if seen else None)
                 views = source.without_transactions(tables)
-            scope, notes = _scope(connection, run, [*seen, identity])
-            TrackingHook(connection, run.run_id).open_run(
+            scope, notes = _scope(target, run, [*seen, identity])
+            TrackingHook(target, run.run_id).open_run(
                 type=run.type,
                 scope=scope,
                 dry_run=run.settings.dry_run,
@@ -163,12 +180,12 @@ class OpenRunOperator(MigrationOperator):
             notes += [Note(holder.note, holder.facts) for holder in holders]
             notes += [Note("without_row_versions", {"table": table}) for table in views]
             for note in notes:
-                RunNotes(connection, run.run_id).record(note.code, **note.facts)
+                RunNotes(target, run.run_id).record(note.code, **note.facts)
                 LOG.log(_LEVELS[note.kind.severity], note.text)
         self.progress(f"{_SCOPES[scope]}; {len(notes)} notes" if notes else _SCOPES[scope])
 
 
-def _scope(connection: Any, run: Run, identities: list[SourceIdentity]) -> tuple[str, list[Note]]:
+def _scope(target: Target, run: Run, identities: list[SourceIdentity]) -> tuple[str, list[Note]]:
     """Which source rows the run takes up, and what is to be said about it.
 
     Args:
@@ -176,10 +193,7 @@ def _scope(connection: Any, run: Run, identities: list[SourceIdentity]) -> tuple
     """
     if run.type == "full":
         return "everything", []
-    complete = connection.execute(
-        "SELECT r.mapping_version, r.rules_version FROM migration.watermarks w JOIN migration.runs r USING (run_id)"
-        " WHERE w.name = 'source'"
-    ).fetchone()
+    complete = last_complete_run(target)
     if complete is None:
         if not run.settings.allow_initial_full:
             raise MigrationError("NO_FULL_RUN", "")
@@ -189,7 +203,7 @@ def _scope(connection: Any, run: Run, identities: list[SourceIdentity]) -> tuple
     reason = first_break(identities)
     if reason is not None:
         return "everything", [Note("source_restored", {"reason": reason})]
-    return "changes", _other_versions(*complete)
+    return "changes", _other_versions(complete.mapping_version, complete.rules_version)
 
 
 def _other_versions(mapping: str, rules: str) -> list[Note]:
@@ -220,65 +234,72 @@ class PlanOperator(MigrationOperator):
         entity = ENTITIES[str(self.entity)]
         if entity not in chosen(run.settings):
             return []
-        with TargetPostgresHook().session(entity=entity.name) as connection:
-            plans = PlansHook(connection, run.run_id)
+        with self.target(run, entity=entity.name) as target:
+            plans = PlansHook(target, run.run_id)
             planned = plans.find(entity.name)
             if planned is not None:
                 return planned
-            with LegacyMdwHook().snapshot() as source, connection.transaction():
-                versions = RowVersions(connection, entity)
-                staging = StagingHook(run.run_id)
-                for number, keys in enumerate(versions.read(source.versions(entity))):
-                    staging.write("keys", entity.name, f"k{number:04d}", pa.table({"legacy_id": keys}))
-                scope = plans.scope()
-                gone = self._gone(run, versions, staging, scope)
-                rows = versions.count()
-                partitions, selected = self._partitions(run, source, versions, scope, rows)
-                result = [{**partition.to_json(), "label": partition.label} for partition in partitions]
-                plans.record(entity.name, result, source_rows=rows, selected=selected, gone=gone)
+            scope, staging = plans.scope(), StagingHook(run.run_id)
+            with LegacyMdwHook().snapshot() as source:
+                found = RowVersions(target, entity).compare(
+                    source.versions(entity), scope, _Keys(staging, entity.name)
+                )
+                self._stage_gone(run, found, staging)
+                partitions = self._partitions(run, source, found, scope)
+            labelled = [{**partition.to_json(), "label": partition.label} for partition in partitions]
+            whole = partitions[0].selected is None
+            selected, gone = found.rows if whole else found.selected, len(found.gone)
+            result = plans.record(entity.name, labelled, source_rows=found.rows, selected=selected, gone=gone)
         self.progress(
-            f"{entity.name}: {rows:,} rows in the source, {selected:,} to read, {gone:,} gone,"
-            f" {len(partitions)} partitions"
+            f"{entity.name}: {found.rows:,} rows in the source, {selected:,} to read, {gone:,} gone,"
+            f" {len(result)} partitions"
         )
         return result
 
     def nothing_done(self, run: Run) -> list[dict[str, Any]]:
         """The partitions as planned, so that Airflow keeps the mapped tasks of the run."""
-        with TargetPostgresHook().session() as connection:
-            return PlansHook(connection, run.run_id).find(str(self.entity)) or []
+        with self.target(run) as target:
+            return PlansHook(target, run.run_id).find(str(self.entity)) or []
 
-    def _gone(self, run: Run, versions: RowVersions, staging: StagingHook, scope: str) -> int:
-        """Stage the keys that the source no longer has; the number of them."""
-        gone = pa.array([], pa.string()) if scope == "quarantine" else versions.gone()
-        known = versions.known()
-        if len(gone) > max(_GONE_ALWAYS_ALLOWED, run.settings.max_deleted * known):
+    def _stage_gone(self, run: Run, found: Selection, staging: StagingHook) -> None:
+        """Stage the keys that the source no longer has."""
+        if len(found.gone) > max(_GONE_ALWAYS_ALLOWED, run.settings.max_deleted * found.known):
             raise MigrationError(
-                "TOO_MANY_DELETED", f"{len(gone)} of {known} rows are gone.", entity=str(self.entity)
+                "TOO_MANY_DELETED",
+                f"{len(found.gone)} of {found.known} rows are gone.",
+                entity=str(self.entity),
             )
-        staging.write("gone", str(self.entity), "all", pa.table({"legacy_id": gone}))
-        return len(gone)
+        staging.write("gone", str(self.entity), "all", pa.table({"legacy_id": found.gone}))
 
-    def _partitions(
-        self, run: Run, source: Snapshot, versions: RowVersions, scope: str, every: int
-    ) -> tuple[list[Partition], int]:
-        """Partitions, and how many of all (``every``) rows are read."""
+    def _partitions(self, run: Run, source: Snapshot, found: Selection, scope: str) -> list[Partition]:
         entity, at_least = ENTITIES[str(self.entity)], _partition_rows_wanted()
-        selection = None if scope == "everything" else versions.select(scope)
-        if selection is not None:
-            if not selection.rows:
-                return [Partition(entity.name, 0, None, None, 0)], 0
-            few = scope == "quarantine" or selection.rows <= _SHARE_READ_BY_KEYS * every
+        if scope != "everything":
+            if not found.selected:
+                return [Partition(entity.name, 0, None, None, 0)]
+            few = scope == "quarantine" or found.selected <= _SHARE_READ_BY_KEYS * found.rows
             if few and not entity.source.whole:
-                return _by_keys(run, entity, selection, at_least), selection.rows
+                return _by_keys(run, entity, found, at_least)
         rows = source.count(entity)
-        size = partition_rows(rows, run.settings.batch_size, at_least)
+        size = partition_rows(rows, run.batch_rows, at_least)
         cuts = [] if entity.source.whole or rows <= size else source.cuts(entity, size)
-        return plan_partitions(entity.name, cuts), every
+        return plan_partitions(entity.name, cuts)
+
+
+class _Keys:
+    """Stages the keys of the source while they are compared."""
+
+    def __init__(self, staging: StagingHook, entity: str) -> None:
+        self._staging = staging
+        self._entity = entity
+        self._chunks = itertools.count()
+
+    def __call__(self, keys: pa.Array) -> None:
+        self._staging.write("keys", self._entity, f"k{next(self._chunks):04d}", pa.table({"legacy_id": keys}))
 
 
 def _by_keys(run: Run, entity: Entity, selection: Selection, at_least: int) -> list[Partition]:
     """Partitions of the selected rows; their keys are staged."""
-    size = partition_rows(len(selection.keys), run.settings.batch_size, at_least)
+    size = partition_rows(len(selection.keys), run.batch_rows, at_least)
     lists = [selection.keys[start : start + size] for start in range(0, len(selection.keys), size)]
     ranges = plan_partitions(entity.name, [key for keys in lists[1:] if (key := keys[0]) is not None])
     if len(ranges) < len(lists):  # the last one holds nothing but the rows without a key

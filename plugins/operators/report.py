@@ -15,7 +15,7 @@ from include.entities import ENTITIES
 from plugins.hooks.plans import PlansHook
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.staging import StagingHook, report_root, run_folder
-from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target import Target
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import LOG, MigrationOperator, Run
 
@@ -34,10 +34,10 @@ class CloseOperator(MigrationOperator):
         if failed := _failed_tasks(run, self.task_id):
             raise MigrationError("RUN_STOPPED", f"Failed: {', '.join(failed)}.", run=run.run_id)
         folder = report_root() / run_folder(run.run_id)
-        with TargetPostgresHook().session() as connection:
-            tracking = TrackingHook(connection, run.run_id)
+        with self.target(run) as target:
+            tracking = TrackingHook(target, run.run_id)
             tracking.stop_if_failed(fail_fast=True)
-            report = _report(connection, tracking, [])
+            report = _report(target, tracking, [])
             _write(folder, report)
             if not run.settings.keep_staging:
                 StagingHook(run.run_id).remove()
@@ -69,13 +69,13 @@ class ReportOperator(MigrationOperator):
         failed = _failed_tasks(run, self.task_id) or [self.closing]
         folder = report_root() / run_folder(run.run_id)
         try:
-            with TargetPostgresHook().session() as connection:
-                tracking = TrackingHook(connection, run.run_id)
-                state = next(iter(tracking.facts("runs")), None)
+            with self.target(run) as target:
+                tracking = TrackingHook(target, run.run_id)
+                state = tracking.facts().run
                 if state is not None and state["status"] == "completed":
                     self.progress(f"completed; report: {state['report_uri']}")
                     return str(state["report_uri"])
-                report = _report(connection, tracking, failed)
+                report = _report(target, tracking, failed)
                 _write(folder, report)
                 if state is not None:
                     tracking.close_run("failed", {"entities": report["entities"]}, str(folder))
@@ -94,21 +94,21 @@ def _failed_tasks(run: Run, but: str) -> list[str]:
     return sorted(step for step, state in run.states().items() if state == "failed" and step != but)
 
 
-def _report(connection: Any, tracking: TrackingHook, failed: list[str]) -> dict[str, Any]:
-    runs = tracking.facts("runs")
+def _report(target: Target, tracking: TrackingHook, failed: list[str]) -> dict[str, Any]:
+    facts = tracking.facts()
     # Causes first: tracking knows them from the tasks that were only stopped by them.
-    causes = set(runs[0]["failed_steps"]) if runs else set()
+    causes = set(facts.run["failed_steps"]) if facts.run else set()
     # A run that failed before it was opened has no row; one cleared later has.
     return build(
-        run=runs[0] if runs else None,
-        batches=tracking.facts("batches"),
-        checks=tracking.facts("checks"),
+        run=facts.run,
+        batches=facts.batches,
+        checks=facts.checks,
         findings=tracking.finding_counts(),
         failed_tasks=sorted(failed, key=lambda task: (task not in causes, task)),
         order=list(ENTITIES),
         now=datetime.now(UTC),
-        notes=RunNotes(connection, tracking.run_id).all(),
-        source_rows=PlansHook(connection, tracking.run_id).source_rows(),
+        notes=RunNotes(target, tracking.run_id).all(),
+        source_rows=PlansHook(target, tracking.run_id).source_rows(),
     )
 
 

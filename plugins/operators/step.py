@@ -7,6 +7,8 @@ import logging
 import re
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -22,7 +24,7 @@ from include.core.settings import Settings, check, params
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.run_lock import Heartbeat
-from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target import Target, batch_rows, open_target
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 
 if TYPE_CHECKING:
@@ -79,6 +81,20 @@ class Run:
             task_instance=ti,
         )
 
+    @contextmanager
+    def target(self, **facts: object) -> Iterator[Target]:
+        """The target, by the way that the run takes; its errors carry the facts."""
+        settings = self.settings
+        with open_target(
+            settings.load_via, max_retries=settings.max_retries, batch_size=self.batch_rows, **facts
+        ) as target:
+            yield target
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a batch: what was asked for, and what the way into the target can carry."""
+        return batch_rows(self.settings.load_via, self.settings.batch_size)
+
     def states(self, steps: Sequence[str] = ()) -> dict[str, str]:
         """Airflow's states of the tasks of some steps, or of all there are."""
         tasks = sorted({step.split("[")[0] for step in steps}) or None
@@ -130,8 +146,8 @@ def record_failure(context: Context) -> None:
         return  # a consequence, not a cause
     run = Run.of(context)
     try:
-        with TargetPostgresHook().session() as connection:
-            tracking = TrackingHook(connection, run.run_id)
+        with run.target() as target:
+            tracking = TrackingHook(target, run.run_id)
             tracking.fail_step(run.step)
             if isinstance(error, MigrationError) and {"entity", "batch"} <= error.facts.keys():
                 phase = context["ti"].task_id.split(".")[0]
@@ -152,6 +168,22 @@ class MigrationOperator(BaseOperator):
     def __init__(self, *, entity: str | None = None, **kwargs: Any) -> None:
         super().__init__(**{**self.common_arguments(), **kwargs})
         self.entity = entity
+        self._targets: list[Target] = []
+
+    @contextmanager
+    def target(self, run: Run, **facts: object) -> Iterator[Target]:
+        """The target, cancelled when the task is killed."""
+        with run.target(**facts) as target:
+            self._targets.append(target)
+            try:
+                yield target
+            finally:
+                self._targets.remove(target)
+
+    def on_kill(self) -> None:
+        """Stop what runs in the target; a transaction rolls back whole."""
+        for target in self._targets:
+            target.cancel()
 
     @classmethod
     def common_arguments(cls) -> dict[str, Any]:
@@ -177,15 +209,15 @@ class MigrationOperator(BaseOperator):
             raise
 
     def _tracked_step(self, run: Run) -> Any:
-        with TargetPostgresHook().session() as connection:
-            unfinished = TrackingHook(connection, run.run_id).enter(
+        with run.target() as target:
+            unfinished = TrackingHook(target, run.run_id).enter(
                 self.phase,
                 run.step,
                 fail_fast=run.settings.fail_fast,
                 versions={"code_version": code_version(), "mapping_version": mapping_version()},
                 states=run.states,
             )
-            heartbeat = Heartbeat(connection, run.run_id)
+            heartbeat = Heartbeat(target, run.run_id)
         if not unfinished:
             self.progress("the run is complete, so there is nothing to do; trigger a new run")
             return self.nothing_done(run)

@@ -13,7 +13,6 @@ from include.core.tracking import Fates
 from include.core.transform import Transformed, transform
 from include.entities import ENTITIES
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import Clock, PartitionOperator, Run
 
@@ -25,8 +24,8 @@ class TransformOperator(PartitionOperator):
         """Returns the manifest it was given."""
         entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
         rows = rejected = 0
-        with TargetPostgresHook().session(entity=entity.name) as connection:
-            tracking = TrackingHook(connection, run.run_id)
+        with self.target(run, entity=entity.name) as target:
+            tracking = TrackingHook(target, run.run_id)
             for name in batch_names(self.partition):
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                 clock = Clock()

@@ -12,7 +12,6 @@ from include.core.tracking import Check, Fates, failures
 from plugins.hooks.comparison import Comparison
 from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import TargetPostgresHook
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.preflight import chosen
 from plugins.operators.step import LOG, Clock, MigrationOperator, Run
@@ -27,9 +26,9 @@ class ValidateOperator(MigrationOperator):
             raise AirflowSkipException("dry run")
         kind = self.task_id.split(".")[-1]
         results: list[Check] = []
-        with TargetPostgresHook().session() as connection:
-            tracking = TrackingHook(connection, run.run_id)
-            comparison = Comparison(connection, tracking)
+        with self.target(run) as target:
+            tracking = TrackingHook(target, run.run_id)
+            comparison = Comparison(target, tracking)
             for entity in chosen(run.settings):
                 clock = Clock()
                 found = list(self.checks(run, entity, comparison))
@@ -76,7 +75,7 @@ class CountsOperator(ValidateOperator):
         """See :class:`Comparison`."""
         yield from comparison.counts(entity)
         if run.settings.enable_ai and entity.embeddings is not None:
-            yield comparison.embeddings(entity, entity.embeddings)
+            yield comparison.embeddings(entity)
 
 
 class KeySetsOperator(ValidateOperator):

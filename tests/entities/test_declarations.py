@@ -28,7 +28,8 @@ WITHOUT_SOURCE = {
     "profiles": {"auth_user_id"},
     "patients": {"phone", "address", "insurance_info", "emergency_contact"},
     "cases": {"description", "priority"},
-    "projects": {"checksum", "parent_project_id"},
+    # What became of the file is written by whoever copies it.
+    "projects": {"storage_status", "checksum", "mime_type", "parent_project_id"},
     "instruction_states": {"notes"},
     "workflow_templates": {"description", "case_type", "active"},
 }

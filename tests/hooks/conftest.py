@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from include.entities import ENTITIES
 from local.environment import connection_variable
 from local.postgres import EmbeddedPostgres
-from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks import target_postgres
+from plugins.hooks.target_rest import open_rest
 from plugins.hooks.target_schema import deploy_schema, register
 from tests.conftest import fresh_database
 from tests.hooks.loading import DIMENSIONS, Target
@@ -42,11 +44,29 @@ def target_dsn(
 @pytest.fixture
 def session(target_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A session of the hook in a deployed target."""
-    with TargetPostgresHook().session() as connection:
+    with target_postgres.session() as connection:
         yield connection
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Modules that say BOTH_WAYS hold for either way into the target."""
+    if "target" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_WAYS", False):
+        metafunc.parametrize("target", ["postgres", "rest"], indirect=True)
+
+
 @pytest.fixture
-def target(session: psycopg.Connection[Any]) -> Target:
-    """The deployed target as tests load and look at it."""
-    return Target(session)
+def target(
+    request: pytest.FixtureRequest,
+    session: psycopg.Connection[Any],
+    target_dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Target]:
+    """The deployed target as tests load and look at it: over a direct connection, or as ``rest`` through the API."""
+    if getattr(request, "param", "postgres") == "postgres":
+        yield Target(session)
+        return
+    with request.getfixturevalue("serving")(target_dsn) as api:
+        connection = {"conn_type": "supabase", "host": api.url, "password": api.keys.secret}
+        monkeypatch.setenv("AIRFLOW_CONN_SUPABASE", json.dumps(connection))
+        with open_rest(max_retries=0, batch_size=1_000) as rest:
+            yield Target(session, rest)

@@ -15,7 +15,9 @@ from include.core.resolve import with_hashes
 from include.core.tracking import Fates
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, clean_schema
 from include.entities import ENTITIES
+from plugins.hooks import target as hooks
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
+from plugins.hooks.target_postgres import PostgresTarget
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 
 DIMENSIONS = 64
@@ -80,7 +82,6 @@ def project(key: int, **values: str | None) -> Row:
         "project_type": "scan",
         "status": "draft",
         "storage_bucket": "projects",
-        "storage_status": "pending",
     }
     return _row("projects", key, row, values)
 
@@ -138,13 +139,14 @@ def clean_table(entity: str, rows: Sequence[Row]) -> pa.Table:
 class Target:
     """Loads batches into a deployed target and looks at what became of them."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], api: hooks.Target | None = None) -> None:
         self.connection = connection
+        self.api = api or PostgresTarget(connection)
 
     def tracking(self, run: str, *, dry_run: bool = False, **values: Any) -> TrackingHook:
         """The tracking of a run, opened; the one before it, which tests do not close, no longer holds the lock."""
         self.connection.execute("DELETE FROM migration.run_lock WHERE run_id <> %s", [run])
-        tracking = TrackingHook(self.connection, run)
+        tracking = TrackingHook(self.api, run)
         tracking.open_run(**{**_OPEN, "dry_run": dry_run, **values})
         return tracking
 
@@ -171,9 +173,8 @@ class Target:
         findings: Sequence[tuple[str, str, str]] = (),
     ) -> Fates:
         """Load one batch; rejects are (legacy id, code, column, payload), findings the same without payload."""
-        loader = BatchLoader(
-            self.connection, self.tracking(run, dry_run=dry_run), ENTITIES[entity], dry_run=dry_run
-        )
+        self.tracking(run, dry_run=dry_run)
+        loader = BatchLoader(self.api, run, ENTITIES[entity], dry_run=dry_run)
         loaded = LoadBatch(
             batch,
             "",
@@ -182,6 +183,19 @@ class Target:
             _table(findings, FINDING_SCHEMA),
         )
         return loader.load(loaded, attempt=1)[0]
+
+    def delete(self, entity: str, *gone: str, run: str = "run-1", dry_run: bool = False) -> int:
+        """Mark rows as gone from the source; the number of those that the target knew."""
+        self.tracking(run, dry_run=dry_run)
+        known: int = self.api.call(
+            "mark_deleted",
+            incoming={"gone_keys": pa.table({"legacy_id": pa.array(gone, pa.string())})},
+            run=run,
+            entity=entity,
+            batch={"phase": "loading", "batch": "deleted"},
+            dry_run=dry_run,
+        )
+        return known
 
     def all(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query."""

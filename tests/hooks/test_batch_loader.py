@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
-import pyarrow as pa
 import pytest
 
 from include.core.errors import MigrationError
@@ -17,10 +16,12 @@ from include.core.ids import target_id
 from include.core.tracking import Fates
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA
 from include.entities import ENTITIES
-from plugins.hooks.batch_loader import BatchLoader, LoadBatch, merged_ids
-from plugins.hooks.deletions import Deletions
-from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.hooks.batch_loader import BatchLoader, LoadBatch
+from plugins.hooks.connect import TARGET, translated
+from plugins.hooks.decisions import merged_ids
+from plugins.hooks.target import naming
+from plugins.hooks.target_postgres import PostgresTarget, session
+from plugins.hooks.tracking import TrackingHook
 from tests.hooks.loading import (
     Row,
     Target,
@@ -35,6 +36,8 @@ from tests.hooks.loading import (
     task,
     workflow,
 )
+
+BOTH_WAYS = True
 
 SECRET = "Zweifelstein"
 
@@ -339,15 +342,11 @@ class TestRefusedRows:
 
 
 class TestAtomicity:
-    def test_nothing_stays_when_the_ledger_cannot_be_written(
-        self, target: Target, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(self: TrackingHook, row: LedgerRow) -> None:
-            assert target.all("SELECT count(*) FROM public.practices") == [(1,)]
-            raise MigrationError("RUN_STATE_MISSING", "")
-
-        monkeypatch.setattr(TrackingHook, "record_batch", fail)
-        with pytest.raises(MigrationError):
+    def test_nothing_stays_when_the_ledger_cannot_be_written(self, target: Target) -> None:
+        target.connection.execute(
+            "ALTER TABLE migration.batches ADD CONSTRAINT impossible CHECK (phase <> 'loading')"
+        )
+        with pytest.raises(MigrationError, match="sqlstate=23514"):
             target.load("practices", [practice(1)], rejects=[("2", "key_missing", "legacy_id", "{}")])
         for table in ("public.practices", "migration.id_map", "migration.quarantine", "migration.batches"):
             assert target.image(table) == []
@@ -367,7 +366,7 @@ class TestAtomicity:
         caplog.set_level(logging.DEBUG)
 
         def fail() -> None:
-            with TargetPostgresHook().session(entity="practices") as connection:
+            with session() as connection, naming(entity="practices"):
                 Target(connection).load("practices", [practice(1, name=SECRET)])
 
         with psycopg.connect(target_dsn) as connection:
@@ -383,12 +382,12 @@ class TestAtomicity:
         assert caught.value.facts == {"sqlstate": "P0001", "entity": "practices"}
         printed = "".join(traceback.format_exception(caught.value))
         assert SECRET not in printed + caplog.text
-        with TargetPostgresHook().session() as connection:
+        with session() as connection:
             assert Target(connection).image("public.practices") == []
 
     def test_a_cut_connection_is_transient_and_loads_nothing(self, target_dsn: str) -> None:
         def be_cut_off() -> None:
-            with TargetPostgresHook().session() as connection:
+            with session() as connection:
                 target = Target(connection)
                 target.load("practices", [practice(1)])
                 with psycopg.connect(target_dsn) as other:
@@ -401,7 +400,7 @@ class TestAtomicity:
         with pytest.raises(MigrationError) as caught:
             be_cut_off()
         assert (caught.value.code, caught.value.transient) == ("TARGET_INTERRUPTED", True)
-        with TargetPostgresHook().session() as connection:
+        with session() as connection:
             assert Target(connection).states("practices") == {"1": "live"}
 
 
@@ -460,7 +459,7 @@ class TestDryRun:
     def test_the_plan_goes_with_the_run(self, target: Target) -> None:
         target.load("patients", [patient(1)], run="dry", dry_run=True)
         assert target.all("SELECT count(*) FROM migration.planned_ids") == [(1,)]
-        TrackingHook(target.connection, "dry").close_run("completed", {}, "")
+        TrackingHook(target.api, "dry").close_run("completed", {}, "")
         assert target.all("SELECT count(*) FROM migration.planned_ids") == [(0,)]
 
     def test_its_counts_are_in_the_ledger(self, target: Target) -> None:
@@ -483,7 +482,7 @@ class TestMerges:
         target.load("patients", [patient(1), patient(2)])
         assert target.load("patients", [patient(2)], run="run-2") == Fates(1, unchanged=1)
         assert target.all("SELECT count(*) FROM migration.merges") == [(1,)]
-        assert merged_ids(target.connection, "run-2", "patients").to_pylist() == [target_id("patients", "2")]
+        assert merged_ids(target.api, "run-2", "patients").to_pylist() == [target_id("patients", "2")]
 
     def test_merging_an_existing_row_keeps_what_it_was_and_children_follow(self, target: Target) -> None:
         target.load("patients", [patient(1), patient(2, first_name="Ann")])
@@ -506,7 +505,7 @@ class TestMerges:
         assert target.states("patients") == {"1": "live", "2": "live"}
         assert target.all("SELECT survivor_id FROM migration.id_map WHERE legacy_id = '2'") == [(None,)]
         assert target.all("SELECT undone_at IS NOT NULL FROM migration.merges") == [(True,)]
-        assert merged_ids(target.connection, "run-2", "patients").to_pylist() == []
+        assert merged_ids(target.api, "run-2", "patients").to_pylist() == []
         assert target.load("cases", [case(1, 2)], run="run-2") == Fates(1, updated=1)
         assert target.all("SELECT count(*) FROM migration.redirects") == [(0,)]
 
@@ -535,9 +534,8 @@ class TestMerges:
 
 def affected(target: Target, entity: str, run: str = "run-2", *, dry_run: bool = False) -> Fates:
     """Rows of the target whose references fit no more, merged again."""
-    loader = BatchLoader(
-        target.connection, target.tracking(run, dry_run=dry_run), ENTITIES[entity], dry_run=dry_run
-    )
+    target.tracking(run, dry_run=dry_run)
+    loader = BatchLoader(target.api, run, ENTITIES[entity], dry_run=dry_run)
     return loader.load_affected("a01", 100, 1)
 
 
@@ -560,12 +558,6 @@ class TestAffectedRows:
 
     CREATOR = target_id("profiles", "5")
 
-    def delete(self, target: Target, entity: str, key: str) -> None:
-        with target.connection.transaction():
-            deletions = Deletions(target.connection, ENTITIES[entity], "run-2")
-            deletions.take(pa.table({"legacy_id": [key]}))
-            deletions.mark()
-
     def test_nothing_is_affected_where_nothing_changed(self, target: Target) -> None:
         target.load("patients", [patient(1)])
         target.load("cases", [case(1, 1)])
@@ -578,7 +570,7 @@ class TestAffectedRows:
     def test_children_of_a_deleted_parent_go_to_quarantine(self, target: Target) -> None:
         target.load("patients", [patient(1), patient(2)])
         target.load("cases", [case(10, 1), case(20, 2)])
-        self.delete(target, "patients", "2")
+        target.delete("patients", "2", run="run-2")
         assert affected(target, "cases") == Fates(1, rejected=1)
         assert target.quarantine("cases") == [("20", "parent_missing", "patient_id")]
         assert affected(target, "cases") == Fates()
@@ -591,7 +583,7 @@ class TestAffectedRows:
         owned = project(1, creator_id=self.CREATOR)
         target.load("projects", [owned], findings=[("1", "owner_missing", "case_id")])
         before = stored(target, "projects")
-        self.delete(target, "profiles", "5")
+        target.delete("profiles", "5", run="run-2")
         assert affected(target, "projects") == Fates(1, updated=1)
         assert target.row("projects", 1)["creator_id"] is None
         cleared = stored(target, "projects")
@@ -620,7 +612,7 @@ class TestAffectedRows:
         target.decide("run-1", {2: 1})
         target.load("patients", [patient(1), patient(2)])
         target.load("cases", [case(1, 1), case(2, 2)])
-        self.delete(target, "patients", "1")
+        target.delete("patients", "1", run="run-2")
         target.decide("run-2", {})
         assert affected(target, "patients") == Fates(1, updated=1)
         assert affected(target, "cases") == Fates(2, updated=1, rejected=1)
@@ -632,10 +624,7 @@ class TestAffectedRows:
         target.load("cases", [case(1, 1), case(2, 2), case(3, 3)])
         image = target.image("public.cases")
         target.decide("dry", {2: 1})
-        with target.connection.transaction():
-            deletions = Deletions(target.connection, ENTITIES["patients"], "dry")
-            deletions.take(pa.table({"legacy_id": ["3"]}))
-            deletions.plan()
+        target.delete("patients", "3", run="dry", dry_run=True)
         assert affected(target, "patients", "dry", dry_run=True) == Fates(1, merged=1)
         assert affected(target, "cases", "dry", dry_run=True) == Fates(2, updated=1, rejected=1)
         assert affected(target, "cases", "dry", dry_run=True) == Fates()
@@ -644,20 +633,18 @@ class TestAffectedRows:
     def test_many_are_taken_in_batches(self, target: Target) -> None:
         target.load("patients", [patient(1)])
         target.load("cases", [case(key, 1) for key in range(1, 8)])
-        self.delete(target, "patients", "1")
-        loader = BatchLoader(target.connection, target.tracking("run-2"), ENTITIES["cases"], dry_run=False)
+        target.delete("patients", "1", run="run-2")
+        target.tracking("run-2")
+        loader = BatchLoader(target.api, "run-2", ENTITIES["cases"], dry_run=False)
         batches = [loader.load_affected(f"b{number}", 3, 1).extracted for number in range(4)]
         assert batches == [3, 3, 1, 0]
 
 
-def test_a_killed_task_cancels_its_statement(target_dsn: str) -> None:
-    hook = TargetPostgresHook()
-    hook.cancel()  # before anything runs there is nothing to cancel
-
+def test_a_killed_task_cancels_its_statement(target: Target) -> None:
     def wait() -> None:
-        with hook.session() as connection:
-            threading.Timer(0.3, hook.cancel).start()
-            connection.execute("SELECT pg_sleep(30)")
+        threading.Timer(0.3, PostgresTarget(target.connection).cancel).start()
+        with translated(TARGET):
+            target.connection.execute("SELECT pg_sleep(30)")
 
     with pytest.raises(MigrationError) as caught:
         wait()
@@ -665,7 +652,8 @@ def test_a_killed_task_cancels_its_statement(target_dsn: str) -> None:
 
 
 def test_a_loader_takes_batches_of_any_name(target: Target) -> None:
-    loader = BatchLoader(target.connection, target.tracking("run-1"), ENTITIES["practices"], dry_run=False)
+    target.tracking("run-1")
+    loader = BatchLoader(target.api, "run-1", ENTITIES["practices"], dry_run=False)
     batch = LoadBatch(
         "p000-b0007",
         "1..2",

@@ -20,11 +20,13 @@ from include.synthetic.sizes import SourceSize
 from local.environment import connection_variable
 from local.legacy_source import fill
 from local.postgres import EmbeddedPostgres
+from plugins.hooks import target_postgres
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
 from plugins.hooks.comparison import Comparison
 from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
-from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target import open_target
+from plugins.hooks.target_postgres import PostgresTarget
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 from tests.conftest import fresh_database
 
@@ -70,10 +72,11 @@ def set_connections(server: EmbeddedPostgres, databases: Migrated, monkeypatch: 
 
 def migrate() -> None:
     """What the operators do, entity by entity, with one merged patient and a vector for every document."""
-    with LegacyMdwHook().snapshot() as source, TargetPostgresHook().session() as connection:
+    with LegacyMdwHook().snapshot() as source, target_postgres.session() as connection:
+        target = PostgresTarget(connection)
         survivor, duplicate = next(source.keys(ENTITIES["patients"])).to_pylist()[:2]
         merged = target_ids("patients", pa.array([duplicate]))
-        tracking, staging = TrackingHook(connection, RUN), StagingHook(RUN)
+        tracking, staging = TrackingHook(target, RUN), StagingHook(RUN)
         tracking.open_run(
             type="full",
             scope="everything",
@@ -92,7 +95,7 @@ def migrate() -> None:
         )
         tracking.record_batch(LedgerRow("patients", "deduplication", "all", "", Fates(), 1, 0.1))
         for entity in ENTITIES.values():
-            loader = BatchLoader(connection, tracking, entity, dry_run=False)
+            loader = BatchLoader(target, RUN, entity, dry_run=False)
             late = []
             partition = Partition(entity.name, 0, None, None)
             staging.write("keys", entity.name, "k0000", pa.table({"legacy_id": next(source.keys(entity))}))
@@ -134,15 +137,15 @@ class Checked:
     def checks(self, entity_name: str) -> dict[str, Check]:
         """Every check of an entity by name."""
         entity = ENTITIES[entity_name]
-        with LegacyMdwHook().snapshot() as source, TargetPostgresHook().session() as connection:
-            comparison = Comparison(connection, TrackingHook(connection, RUN))
+        with LegacyMdwHook().snapshot() as source, open_target("postgres") as target:
+            comparison = Comparison(target, TrackingHook(target, RUN))
             results = [
                 *comparison.counts(entity),
                 *comparison.key_sets(entity, source, StagingHook(RUN)),
                 *comparison.integrity(entity),
             ]
             if entity_name == "projects" and entity.embeddings is not None:
-                results.append(comparison.embeddings(entity, entity.embeddings))
+                results.append(comparison.embeddings(entity))
         return {check.name: check for check in results}
 
     def failed(self, entity_name: str) -> set[str]:

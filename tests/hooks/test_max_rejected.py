@@ -17,7 +17,7 @@ RUN = "run-1"
 def flooded(target: Target, rejected: int, *, source_rows: int, selected: int | None) -> bool:
     """Whether a run that rejected so many rows of practices stops, 10 % being allowed."""
     tracking = target.tracking(RUN)
-    PlansHook(target.connection, RUN).record(
+    PlansHook(target.api, RUN).record(
         "practices", [], source_rows=source_rows, selected=selected or source_rows, gone=0
     )
     rejects = [(str(key), "name_empty", "name", "{}") for key in range(rejected)]
@@ -25,7 +25,7 @@ def flooded(target: Target, rejected: int, *, source_rows: int, selected: int | 
     partition = {**Partition("practices", 0, None, None, selected).to_json(), "label": ""}
     load = LoadOperator(task_id="practices", entity="practices", partition=partition)
     try:
-        load._refuse_flood(tracking, PlansHook(target.connection, RUN), ENTITIES["practices"], 0.1)
+        load._refuse_flood(tracking, PlansHook(target.api, RUN), ENTITIES["practices"], 0.1)
     except MigrationError as error:
         return error.code == "TOO_MANY_REJECTED"
     return False

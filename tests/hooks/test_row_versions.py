@@ -11,15 +11,17 @@ import pyarrow as pa
 import pytest
 
 from include.core.batches import Partition
+from include.core.errors import MigrationError
 from include.core.mapping import mapping_version, rules_version
 from include.core.spec import Entity, Expression, Kind, Source, Table
 from include.core.transform import transform
 from include.entities import ENTITIES
 from plugins.hooks.legacy_mdw import LegacyMdwHook
-from plugins.hooks.row_versions import RowVersions, Selection
+from plugins.hooks.row_versions import RowVersions
 from tests.hooks.loading import Target
 from tests.hooks.test_legacy_mdw import hook_for
 
+BOTH_WAYS = True
 NOTES = Table("notes", "t", {"id": Kind.INTEGER, "text": Kind.TEXT, "author": Kind.INTEGER})
 PEOPLE = Table("people", "p", {"id": Kind.INTEGER, "name": Kind.TEXT}, join="p.id = t.author")
 TAGS = Expression(
@@ -228,13 +230,14 @@ def remember(target: Target, key: str, digit: str, state: str = "live", **change
     )
 
 
-def read(target: Target, scope: str, **rows: str) -> tuple[Selection, list[str]]:
-    """Selected rows and gone keys."""
-    with target.connection.transaction():
-        found = RowVersions(target.connection, KNOWN)
-        assert [key for keys in found.read(csv(**rows)) for key in keys.to_pylist()] == [k[1:] for k in rows]
-        assert found.count() == len(rows)
-        return found.select(scope), sorted(found.gone().to_pylist())
+def read(target: Target, scope: str, **rows: str) -> tuple[list[int | None], list[str]]:
+    """Partition keys of the selected rows, and gone keys."""
+    staged: list[str | None] = []
+    found = RowVersions(target.api, KNOWN).compare(csv(**rows), scope, lambda k: staged.extend(k.to_pylist()))
+    assert staged == [key[1:] for key in rows]
+    assert found.rows == len(rows)
+    assert len(found.keys) == (found.selected if scope != "everything" else 0)
+    return found.keys, sorted(found.gone.to_pylist())
 
 
 class TestSelection:
@@ -242,9 +245,7 @@ class TestSelection:
         remember(target, "1", "a")
         remember(target, "2", "b")
         remember(target, "3", "c", state="deleted")
-        selection, gone = read(target, "changes", k1="a", k2="c", k3="c", k4="d")
-        assert selection == Selection(3, [2, 3, 4])
-        assert gone == []
+        assert read(target, "changes", k1="a", k2="c", k3="c", k4="d") == ([2, 3, 4], [])
 
     @pytest.mark.parametrize("part", ["mapping_version", "rules_version"])
     def test_rows_made_by_another_mapping_or_other_rules_are_selected(
@@ -252,7 +253,7 @@ class TestSelection:
     ) -> None:
         remember(target, "1", "a", **{part: "older"})
         remember(target, "2", "b")
-        assert read(target, "changes", k1="a", k2="b")[0] == Selection(1, [1])
+        assert read(target, "changes", k1="a", k2="b")[0] == [1]
 
     def test_what_waits_in_quarantine_is_selected_and_alone_when_only_that_is_wanted(
         self, target: Target
@@ -260,8 +261,8 @@ class TestSelection:
         remember(target, "1", "a")
         reject = ("2", "name_empty", "name", "{}")
         target.load("practices", [], rejects=[reject])
-        assert read(target, "changes", k1="a", k2="b", k3="c")[0] == Selection(2, [2, 3])
-        assert read(target, "quarantine", k1="b", k2="b", k3="c")[0] == Selection(1, [2])
+        assert read(target, "changes", k1="a", k2="b", k3="c")[0] == [2, 3]
+        assert read(target, "quarantine", k1="b", k2="b", k3="c")[0] == [2]
 
     def test_keys_that_the_source_lacks_are_gone_wherever_they_were(self, target: Target) -> None:
         remember(target, "1", "a")
@@ -271,14 +272,32 @@ class TestSelection:
         assert read(target, "changes", k9="a")[1] == ["1", "2", "4"]
 
     def test_rows_without_a_key_are_selected_together(self, target: Target) -> None:
-        with target.connection.transaction():
-            found = RowVersions(target.connection, KNOWN)
-            lines = ('"",,' + "a" * 32 + "\n", "1,1," + "b" * 32 + "\n")
-            (keys,) = found.read(iter(["".join(lines).encode()]))
-            assert keys.to_pylist() == ["", "1"]
-            assert found.select("changes") == Selection(2, [1, None])
+        lines = ('"",,' + "a" * 32 + "\n", "1,1," + "b" * 32 + "\n", "2,," + "c" * 32 + "\n")
+        staged: list[str | None] = []
+        found = RowVersions(target.api, KNOWN).compare(
+            ["".join(lines).encode()], "changes", lambda keys: staged.extend(keys.to_pylist())
+        )
+        assert staged == ["", "1", "2"]
+        assert (found.selected, found.keys) == (3, [1, None])
 
     def test_an_empty_source_says_that_everything_is_gone(self, target: Target) -> None:
         remember(target, "1", "a")
-        selection, gone = read(target, "changes")
-        assert (selection, gone) == (Selection(0, []), ["1"])
+        assert read(target, "changes") == ([], ["1"])
+        assert read(target, "quarantine") == ([], [])
+
+    def test_a_run_of_everything_selects_all_and_still_knows_what_is_gone(self, target: Target) -> None:
+        remember(target, "1", "a")
+        remember(target, "2", "b", state="deleted")
+        found = RowVersions(target.api, KNOWN).compare(csv(k3="a", k4="b"), "everything")
+        assert (found.rows, found.known, found.selected, found.keys) == (2, 1, 2, [])
+        assert found.gone.to_pylist() == ["1"]
+
+    def test_an_error_of_the_source_stays_one_and_leaves_nothing_behind(self, target: Target) -> None:
+        def breaking() -> Iterator[bytes]:
+            yield next(csv(k1="a"))
+            raise MigrationError("SOURCE_INTERRUPTED", "")
+
+        with pytest.raises(MigrationError) as caught:
+            RowVersions(target.api, KNOWN).compare(breaking(), "changes")
+        assert caught.value.code == "SOURCE_INTERRUPTED"
+        assert read(target, "changes", k1="a")[0] == [1]

@@ -15,14 +15,17 @@ from unittest.mock import MagicMock
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from include.core.errors import MigrationError
 from include.core.settings import check, params
 from include.core.tracking import Fates
 from include.entities import ENTITIES
-from plugins.hooks import run_lock, tracking
+from plugins.hooks import run_lock, target_postgres, tracking
+from plugins.hooks.connect import TARGET, translated
 from plugins.hooks.run_lock import Heartbeat, Process, RunLock
-from plugins.hooks.target_postgres import TargetPostgresHook
+from plugins.hooks.target_postgres import PostgresTarget
+from plugins.hooks.target_schema import is_deployed
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 from plugins.operators.extract import ExtractOperator
 from plugins.operators.load import LoadOperator
@@ -31,6 +34,8 @@ from plugins.operators.report import CloseOperator
 from plugins.operators.step import MigrationOperator, Run
 from plugins.operators.validate import IntegrityOperator
 from tests.hooks.loading import Target, practice
+
+BOTH_WAYS = True
 
 OPEN = {
     "type": "full",
@@ -47,9 +52,9 @@ OPEN = {
 VERSIONS = {"code_version": "c1", "mapping_version": "m1"}
 
 
-def opened(connection: psycopg.Connection[Any], run: str, **values: Any) -> TrackingHook:
+def opened(api: PostgresTarget, run: str, **values: Any) -> TrackingHook:
     """A run that holds the lock."""
-    hook = TrackingHook(connection, run)
+    hook = TrackingHook(api, run)
     hook.open_run(**{**OPEN, **values})
     return hook
 
@@ -63,6 +68,12 @@ def code_of(call: Callable[[], object]) -> str:
 
 def holder(target: Target) -> list[tuple[Any, ...]]:
     return target.all("SELECT run_id FROM migration.run_lock")
+
+
+def hold(connection: psycopg.Connection[Any], run: str) -> None:
+    """As the functions that write do, to the end of the transaction."""
+    with translated(TARGET):
+        connection.execute("SELECT migration.hold_lock(%s)", [run])
 
 
 def silence(target: Target, seconds: int) -> None:
@@ -81,7 +92,7 @@ def status(target: Target, run: str) -> str:
 @pytest.fixture
 def other(target_dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A second session, as of another worker."""
-    with TargetPostgresHook().session() as connection:
+    with target_postgres.session() as connection:
         yield connection
 
 
@@ -90,9 +101,9 @@ class TestExclusion:
     def test_a_second_run_is_refused_and_told_by_whom(
         self, target: Target, second: Mapping[str, Any]
     ) -> None:
-        opened(target.connection, "first", dry_run=True)
+        opened(target.api, "first", dry_run=True)
         with pytest.raises(MigrationError) as caught:
-            opened(target.connection, "second", **second)
+            opened(target.api, "second", **second)
         text = str(caught.value)
         assert caught.value.code == "RUN_LOCKED"
         assert not caught.value.transient
@@ -101,38 +112,38 @@ class TestExclusion:
         assert target.all("SELECT run_id FROM migration.runs") == [("first",)]
 
     def test_opening_again_keeps_it(self, target: Target) -> None:
-        opened(target.connection, "first")
+        opened(target.api, "first")
         since = target.all("SELECT since FROM migration.run_lock")
-        opened(target.connection, "first")
+        opened(target.api, "first")
         assert target.all("SELECT since FROM migration.run_lock") == since
 
     @pytest.mark.parametrize("end", ["completed", "failed"])
     def test_the_end_of_a_run_frees_it(self, target: Target, end: str) -> None:
-        opened(target.connection, "first").close_run(end, {}, "")
+        opened(target.api, "first").close_run(end, {}, "")
         assert holder(target) == []
-        opened(target.connection, "second")
+        opened(target.api, "second")
         assert holder(target) == [("second",)]
 
     def test_what_precedes_the_opening_can_ask(self, target: Target, database: str) -> None:
-        first, second = (TrackingHook(target.connection, run) for run in ("first", "second"))
+        first, second = (TrackingHook(target.api, run) for run in ("first", "second"))
         second.refuse_if_locked()
-        opened(target.connection, "first")
+        opened(target.api, "first")
         first.refuse_if_locked()
         assert code_of(second.refuse_if_locked) == "RUN_LOCKED"
         silence(target, 901)
         second.refuse_if_locked()
         assert holder(target) == [("first",)]
         with psycopg.connect(database, autocommit=True) as empty:
-            TrackingHook(empty, "second").refuse_if_locked()
+            assert not is_deployed(empty)  # then nobody is asked
 
 
 class TestTakeover:
     def test_after_long_silence(self, target: Target) -> None:
-        opened(target.connection, "dead")
+        opened(target.api, "dead")
         silence(target, 890)
-        assert code_of(lambda: opened(target.connection, "next")) == "RUN_LOCKED"
+        assert code_of(lambda: opened(target.api, "next")) == "RUN_LOCKED"
         silence(target, 901)
-        opened(target.connection, "next")
+        opened(target.api, "next")
         assert holder(target) == [("next",)]
         assert target.all(
             "SELECT status, ended_at IS NOT NULL FROM migration.runs WHERE run_id = 'dead'"
@@ -145,9 +156,9 @@ class TestTakeover:
 
     def test_the_grace_is_a_setting(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MIGRATION_LOCK_GRACE_SECONDS", "60")
-        opened(target.connection, "dead")
+        opened(target.api, "dead")
         silence(target, 61)
-        opened(target.connection, "next")
+        opened(target.api, "next")
 
     @pytest.mark.parametrize("text", ["0", "59", "-900", "many", "1e3", "²", "900.5"])
     def test_a_wrong_grace_is_refused_by_name(
@@ -155,7 +166,7 @@ class TestTakeover:
     ) -> None:
         monkeypatch.setenv("MIGRATION_LOCK_GRACE_SECONDS", text)
         with pytest.raises(MigrationError, match="MIGRATION_LOCK_GRACE_SECONDS") as caught:
-            opened(target.connection, "first")
+            opened(target.api, "first")
         assert caught.value.code == "PARAM_INVALID"
 
     def test_at_once_when_its_process_has_ended(
@@ -163,11 +174,11 @@ class TestTakeover:
     ) -> None:
         with process_of_another_run() as (process, kill):
             monkeypatch.setattr(run_lock, "whole_run_process", lambda: process)
-            opened(target.connection, "dead")
+            opened(target.api, "dead")
             monkeypatch.setattr(run_lock, "whole_run_process", lambda: None)
-            assert code_of(lambda: opened(target.connection, "next")) == "RUN_LOCKED"
+            assert code_of(lambda: opened(target.api, "next")) == "RUN_LOCKED"
             kill()
-            opened(target.connection, "next")
+            opened(target.api, "next")
         assert holder(target) == [("next",)]
         assert status(target, "dead") == "failed"
 
@@ -178,8 +189,8 @@ class TestTakeover:
         with process_of_another_run() as (process, kill):
             kill()
         monkeypatch.setattr(run_lock, "whole_run_process", lambda: replace(process, **elsewhere))
-        opened(target.connection, "far")
-        assert code_of(lambda: opened(target.connection, "next")) == "RUN_LOCKED"
+        opened(target.api, "far")
+        assert code_of(lambda: opened(target.api, "next")) == "RUN_LOCKED"
 
     def test_a_pid_that_is_used_again_is_no_life(self) -> None:
         own = Process.current()
@@ -191,10 +202,10 @@ class TestTakeover:
     ) -> None:
         finished: set[tuple[str, str]] = set()
         monkeypatch.setattr(run_lock, "finished_in_airflow", lambda dag, run: (dag, run) in finished)
-        opened(target.connection, "marked", dag_id="mdw_full_migration")
-        assert code_of(lambda: opened(target.connection, "next")) == "RUN_LOCKED"
+        opened(target.api, "marked", dag_id="mdw_full_migration")
+        assert code_of(lambda: opened(target.api, "next")) == "RUN_LOCKED"
         finished.add(("mdw_full_migration", "marked"))
-        opened(target.connection, "next")
+        opened(target.api, "next")
         assert holder(target) == [("next",)]
 
     def test_outside_of_a_task_no_airflow_is_asked(self) -> None:
@@ -203,26 +214,24 @@ class TestTakeover:
 
     def test_of_two_takers_one_wins(self, target: Target, target_dsn: str) -> None:
         for turn in range(10):
-            opened(target.connection, f"dead-{turn}")
+            opened(target.api, f"dead-{turn}")
             silence(target, 10_000)
             results = at_once(target_dsn, [partial(opened, run=f"taker-{turn}-{n}") for n in range(3)])
             codes = [result.code if isinstance(result, MigrationError) else "won" for result in results]
             assert sorted(codes) == ["RUN_LOCKED", "RUN_LOCKED", "won"]
             assert holder(target) == [(f"taker-{turn}-{codes.index('won')}",)]
             assert status(target, f"dead-{turn}") == "failed"
-            TrackingHook(target.connection, holder(target)[0][0]).close_run("failed", {}, "")
+            TrackingHook(target.api, holder(target)[0][0]).close_run("failed", {}, "")
 
     def test_a_sign_of_life_in_the_last_moment_counts(
         self, target: Target, other: psycopg.Connection[Any]
     ) -> None:
         """Between the look and the taking."""
-        opened(target.connection, "slow")
+        opened(target.api, "slow")
         silence(target, 901)
-        asleep = RunLock(other, "next")
-        seen = asleep._holder()
-        assert seen is not None
-        RunLock(target.connection, "slow").beat()
-        asleep._evict(seen, "silent")
+        seen = PostgresTarget(other).call("lock_holder")
+        RunLock(target.api, "slow").beat()
+        other.execute("SELECT migration.evict('next', %s)", [Jsonb({**seen, "why": "silent"})])
         assert holder(target) == [("slow",)]
         assert status(target, "slow") == "running"
 
@@ -244,7 +253,7 @@ def process_of_another_run() -> Iterator[tuple[Process, Callable[[], None]]]:
         child.communicate()
 
 
-def at_once(dsn: str, calls: Sequence[Callable[[psycopg.Connection[Any]], object]]) -> list[object]:
+def at_once(dsn: str, calls: Sequence[Callable[[PostgresTarget], object]]) -> list[object]:
     """Results or errors of calls that start together, each with a connection of its own."""
     start = threading.Barrier(len(calls))
     results: list[object] = [None] * len(calls)
@@ -253,7 +262,7 @@ def at_once(dsn: str, calls: Sequence[Callable[[psycopg.Connection[Any]], object
         with psycopg.connect(dsn, autocommit=True) as connection:
             start.wait()
             try:
-                results[number] = calls[number](connection)
+                results[number] = calls[number](PostgresTarget(connection))
             except MigrationError as error:
                 results[number] = error
 
@@ -270,18 +279,18 @@ class TestFencing:
     def test_a_takeover_waits_for_the_batch_under_way(
         self, target: Target, target_dsn: str, other: psycopg.Connection[Any]
     ) -> None:
-        slow = opened(target.connection, "slow")
+        slow = opened(target.api, "slow")
         silence(target, 901)
         taken = threading.Event()
 
         def take() -> None:
             with psycopg.connect(target_dsn, autocommit=True) as connection:
-                opened(connection, "next")
+                opened(PostgresTarget(connection), "next")
             taken.set()
 
         taker = threading.Thread(target=take)
         with target.connection.transaction():
-            slow.hold_lock()
+            hold(target.connection, "slow")
             slow.record_batch(LedgerRow("cases", "loading", "b1", "", Fates(1, inserted=1), 1, 0.1))
             taker.start()
             wait_until(lambda: waiting_sessions(other) == 1)
@@ -291,25 +300,25 @@ class TestFencing:
         assert holder(target) == [("next",)]
         assert target.all("SELECT batch FROM migration.batches") == [("b1",)]
         with target.connection.transaction():
-            assert code_of(slow.hold_lock) == "RUN_LOST"
+            assert code_of(partial(hold, target.connection, "slow")) == "RUN_LOST"
 
     def test_a_dead_batch_that_goes_on_in_the_server_is_not_waited_for_for_ever(
         self, target: Target, other: psycopg.Connection[Any]
     ) -> None:
-        slow = opened(target.connection, "slow")
+        opened(target.api, "slow")
         silence(target, 901)
         other.execute("SET lock_timeout = '200ms'")
         with target.connection.transaction():
-            slow.hold_lock()
+            hold(target.connection, "slow")
             with pytest.raises(MigrationError, match="its last batch still runs") as caught:
-                opened(other, "next")
+                opened(PostgresTarget(other), "next")
         assert caught.value.code == "RUN_LOCKED"
-        opened(other, "next")
+        opened(PostgresTarget(other), "next")
 
     def test_batches_side_by_side_and_signs_of_life_wait_for_nobody(
         self, target: Target, target_dsn: str, other: psycopg.Connection[Any]
     ) -> None:
-        first, second = opened(target.connection, "run"), TrackingHook(other, "run")
+        opened(target.api, "run")
         silence(target, 100)
         other.execute("SET lock_timeout = '1s'")
         with (
@@ -317,20 +326,20 @@ class TestFencing:
             target.connection.transaction(),
             other.transaction(),
         ):
-            first.hold_lock()
-            second.hold_lock()
-            RunLock(third, "run").beat()
-            TrackingHook(third, "run").stop_if_failed(fail_fast=True)
+            hold(target.connection, "run")
+            hold(other, "run")
+            RunLock(PostgresTarget(third), "run").beat()
+            TrackingHook(PostgresTarget(third), "run").stop_if_failed(fail_fast=True)
             with third.transaction():
-                TrackingHook(third, "run").hold_lock()
+                hold(third, "run")
         assert target.all("SELECT heartbeat_at > now() - interval '1 min' FROM migration.run_lock") == [
             (True,)
         ]
 
     def test_a_run_that_lost_the_lock_does_not_go_on(self, target: Target) -> None:
-        lost = opened(target.connection, "lost")
+        lost = opened(target.api, "lost")
         silence(target, 901)
-        opened(target.connection, "next")
+        opened(target.api, "next")
         assert code_of(lambda: lost.stop_if_failed(fail_fast=False)) == "RUN_LOST"
         assert code_of(lambda: lost.close_run("completed", {}, "")) == "RUN_LOST"
         assert code_of(lambda: lost.enter("loading", "loading.cases", fail_fast=False)) == "RUN_LOCKED"
@@ -344,8 +353,8 @@ class TestFencing:
         target.load("practices", [practice(1)])
         run = target.all("SELECT run_id FROM migration.run_lock")[0][0]
         silence(target, 901)
-        opened(target.connection, "next")
-        monkeypatch.setattr(Target, "tracking", lambda self, run, **_: TrackingHook(self.connection, run))
+        opened(target.api, "next")
+        monkeypatch.setattr(Target, "tracking", lambda self, run, **_: TrackingHook(self.api, run))
         assert code_of(lambda: target.load("practices", [practice(2)], run=run, batch="b2")) == "RUN_LOST"
         assert target.states("practices") == {"1": "live"}
 
@@ -369,22 +378,21 @@ class TestSignsOfLife:
     RECENT = "SELECT heartbeat_at > clock_timestamp() - interval '10 s' FROM migration.run_lock"
 
     def test_given_beside_a_step(self, target: Target, other: psycopg.Connection[Any]) -> None:
-        opened(target.connection, "run")
+        opened(target.api, "run")
         silence(target, 100)
         before = threading.active_count()
-        with Heartbeat(other, "run", every_seconds=0.05), target.connection.transaction():
-            TrackingHook(target.connection, "run").hold_lock()
+        with Heartbeat(PostgresTarget(other), "run", every_seconds=0.05), target.connection.transaction():
+            hold(target.connection, "run")
             wait_until(lambda: target_sees(other, self.RECENT))
         assert threading.active_count() == before
 
     def test_a_short_step_pays_nothing(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-        opened(target.connection, "run")
+        opened(target.api, "run")
         connected: list[object] = []
-        with monkeypatch.context() as patched:
-            patched.setattr(run_lock.psycopg, "connect", lambda *_, **__: connected.append(1))
-            begin = time.monotonic()
-            with Heartbeat(target.connection, "run"):
-                pass
+        monkeypatch.setattr(target.api, "another", lambda: connected.append(1))
+        begin = time.monotonic()
+        with Heartbeat(target.api, "run"):
+            pass
         assert time.monotonic() - begin < 0.5
         assert connected == []
 
@@ -395,20 +403,19 @@ class TestSignsOfLife:
 
         def refuse(*_: object, **__: object) -> None:
             tried.set()
-            raise psycopg.OperationalError("no route to host")
+            raise MigrationError("TARGET_UNREACHABLE", "")
 
         def step() -> None:
-            with Heartbeat(target.connection, "run", every_seconds=0.01):
+            with Heartbeat(target.api, "run", every_seconds=0.01):
                 assert tried.wait(10)
                 raise LookupError("the step's own")
 
-        with monkeypatch.context() as patched:
-            patched.setattr(run_lock.psycopg, "connect", refuse)
-            with pytest.raises(LookupError, match="the step's own"):
-                step()
+        monkeypatch.setattr(target.api, "another", refuse)
+        with pytest.raises(LookupError, match="the step's own"):
+            step()
 
     def test_asking_before_a_batch_is_one(self, target: Target) -> None:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         silence(target, 100)
         run.stop_if_failed(fail_fast=True)
         assert target.all(self.RECENT) == [(True,)]
@@ -422,11 +429,11 @@ class TestSignsOfLife:
         """Tasks of a killed `airflow dags test` run, cleared in the UI, run in worker processes."""
         with process_of_another_run() as (process, _):
             monkeypatch.setattr(run_lock, "whole_run_process", lambda: process)
-            run = opened(target.connection, "run")
+            run = opened(target.api, "run")
         monkeypatch.setattr(run_lock, "whole_run_process", lambda: None)
         run.enter("loading", "loading.cases", fail_fast=True)
         assert target.all("SELECT pid, process_started FROM migration.run_lock") == [(None, None)]
-        assert code_of(lambda: opened(target.connection, "next")) == "RUN_LOCKED"
+        assert code_of(lambda: opened(target.api, "next")) == "RUN_LOCKED"
 
 
 def target_sees(connection: psycopg.Connection[Any], query: str) -> bool:
@@ -439,7 +446,7 @@ class TestLifecycle:
         return run.enter("loading", "loading.cases", **{"fail_fast": True, "versions": VERSIONS, **values})
 
     def test_a_cleared_task_of_a_failed_run_takes_the_lock_again(self, target: Target) -> None:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         run.fail_step("loading.cases")
         run.close_run("failed", {}, "")
         assert self.enter(run)
@@ -447,9 +454,9 @@ class TestLifecycle:
         assert target.all("SELECT ended_at, failed_steps FROM migration.runs") == [(None, [])]
 
     def test_but_not_beside_another_run(self, target: Target) -> None:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         run.close_run("failed", {}, "")
-        opened(target.connection, "other")
+        opened(target.api, "other")
         assert code_of(lambda: self.enter(run)) == "RUN_LOCKED"
         assert status(target, "run") == "failed"
 
@@ -466,9 +473,9 @@ class TestLifecycle:
     def test_nor_behind_another_run_that_loaded(
         self, target: Target, mine: bool, later: bool, end: str, superseded: bool
     ) -> None:
-        run = opened(target.connection, "run", dry_run=mine)
+        run = opened(target.api, "run", dry_run=mine)
         run.close_run("failed", {}, "")
-        opened(target.connection, "later", dry_run=later).close_run(end, {}, "")
+        opened(target.api, "later", dry_run=later).close_run(end, {}, "")
         for again in (lambda: self.enter(run), lambda: run.open_run(**{**OPEN, "dry_run": mine})):
             if superseded:
                 assert code_of(again) == "RUN_SUPERSEDED"
@@ -478,9 +485,9 @@ class TestLifecycle:
                 assert holder(target) == [("run",)]
 
     def test_a_failed_run_that_loaded_something_counts_too(self, target: Target) -> None:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         run.close_run("failed", {}, "")
-        later = opened(target.connection, "later")
+        later = opened(target.api, "later")
         later.record_batch(LedgerRow("cases", "loading", "b1", "", Fates(1, inserted=1), 1, 0.1))
         later.close_run("failed", {}, "")
         assert code_of(lambda: self.enter(run)) == "RUN_SUPERSEDED"
@@ -489,28 +496,28 @@ class TestLifecycle:
     def test_what_a_failed_run_has_planned_stays_until_it_is_superseded(self, target: Target) -> None:
         planned = "INSERT INTO migration.planned_ids (run_id, id) VALUES (%s, gen_random_uuid())"
         count = "SELECT run_id FROM migration.planned_ids ORDER BY run_id"
-        failed = opened(target.connection, "failed", dry_run=True)
+        failed = opened(target.api, "failed", dry_run=True)
         target.connection.execute(planned, ["failed"])
         failed.close_run("failed", {}, "")
         assert target.all(count) == [("failed",)]
-        later = opened(target.connection, "later", dry_run=True)
+        later = opened(target.api, "later", dry_run=True)
         target.connection.execute(planned, ["later"])
         later.close_run("completed", {}, "")
         assert target.all(count) == []
 
     def test_a_dry_run_leaves_what_a_real_one_has_decided(self, target: Target) -> None:
-        failed = opened(target.connection, "failed")
+        failed = opened(target.api, "failed")
         target.connection.execute(
             "INSERT INTO migration.survivors VALUES ('failed', 'patients', gen_random_uuid(), gen_random_uuid())"
         )
         failed.close_run("failed", {}, "")
-        opened(target.connection, "dry", dry_run=True).close_run("completed", {}, "")
+        opened(target.api, "dry", dry_run=True).close_run("completed", {}, "")
         assert target.all("SELECT run_id FROM migration.survivors") == [("failed",)]
-        opened(target.connection, "real").close_run("completed", {}, "")
+        opened(target.api, "real").close_run("completed", {}, "")
         assert target.all("SELECT run_id FROM migration.survivors") == []
 
     def test_in_a_complete_run_nothing_is_to_be_done(self, target: Target) -> None:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         run.close_run("completed", {}, "")
         before = [target.image(f"migration.{table}") for table in ("runs", "run_lock", "audit_log")]
         assert not self.enter(run, versions={"code_version": "c2", "mapping_version": "m2"})
@@ -518,14 +525,14 @@ class TestLifecycle:
         assert [target.image(f"migration.{table}") for table in ("runs", "run_lock", "audit_log")] == before
 
     def test_not_even_while_another_run_holds_the_lock(self, target: Target) -> None:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         run.close_run("completed", {}, "")
-        opened(target.connection, "other")
+        opened(target.api, "other")
         assert not self.enter(run)
 
     @pytest.mark.parametrize("changed", ["code_version", "mapping_version"])
     def test_other_code_or_mapping_is_refused(self, target: Target, changed: str) -> None:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         for call in (
             lambda: self.enter(run, versions={**VERSIONS, changed: "new"}),
             lambda: run.open_run(**{**OPEN, changed: "new"}),
@@ -558,7 +565,7 @@ class TestClearedTasks:
         arguments: Mapping[str, Any],
         returned: object,
     ) -> None:
-        opened(target.connection, "run").close_run("completed", {}, "")
+        opened(target.api, "run").close_run("completed", {}, "")
         settings = check({}, params(ENTITIES, kind="full", environment={}))
         run = Run("run", "dag", "full", settings, "loading.cases", 1, "anna", MagicMock())
         monkeypatch.setattr(Run, "of", classmethod(lambda _, __: run))
@@ -572,7 +579,7 @@ class TestClearedTogether:
     """Several failed tasks, cleared at once: the first to start must not stop at the others' old failures."""
 
     def run(self, target: Target, *failed: str) -> TrackingHook:
-        run = opened(target.connection, "run")
+        run = opened(target.api, "run")
         for step in failed:
             run.fail_step(step)
         return run
@@ -637,8 +644,8 @@ class TestClearedTogether:
         assert run.enter("loading", "loading.cases[0]", fail_fast=False, states=states)
 
 
-def test_the_heartbeat_finds_the_target_of_its_connection(target: Target, target_dsn: str) -> None:
+def test_the_same_target_is_found_once_more(target: Target) -> None:
     """The password is no part of a connection's visible parameters."""
-    heart = Heartbeat(target.connection, "run")
-    with psycopg.connect(heart._conninfo) as connection:
-        assert connection.info.dbname == target.connection.info.dbname
+    opened(target.api, "run")
+    with target.api.another() as again:
+        assert again.call("lock_holder")["run_id"] == "run"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 
+from include.core.errors import MigrationError
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.source_identity import SourceIdentity
 from plugins.hooks.source_memory import recall_identities
 from plugins.hooks.tracking import TrackingHook
 from tests.hooks.loading import Target
 
+BOTH_WAYS = True
 HELD: dict[str, Any] = {"user": "django", "database": "mdw", "age_seconds": None}
 IDENTITY = SourceIdentity(1, 2, "mdw", 5, {"auth_user": 7}, "123", 1, 100, "2024-01-01 00:00:00")
 
@@ -25,7 +26,7 @@ def open_run(target: Target, name: str, **values: Any) -> TrackingHook:
 @pytest.fixture
 def notes(target: Target) -> RunNotes:
     open_run(target, "run-1")
-    return RunNotes(target.connection, "run-1")
+    return RunNotes(target.api, "run-1")
 
 
 class TestNotes:
@@ -55,13 +56,14 @@ class TestNotes:
 
     def test_belong_to_their_run(self, target: Target, notes: RunNotes) -> None:
         notes.record("redrive")
-        TrackingHook(target.connection, "run-1").close_run("failed", {}, "")
+        TrackingHook(target.api, "run-1").close_run("failed", {}, "")
         open_run(target, "run-2")
-        assert RunNotes(target.connection, "run-2").all() == []
+        assert RunNotes(target.api, "run-2").all() == []
 
     def test_need_an_open_run_and_a_registered_code(self, target: Target, notes: RunNotes) -> None:
-        with pytest.raises(psycopg.errors.ForeignKeyViolation):
-            RunNotes(target.connection, "unknown").record("redrive")
+        with pytest.raises(MigrationError) as caught:
+            RunNotes(target.api, "unknown").record("redrive")
+        assert caught.value.code == "RUN_LOST"
         with pytest.raises(KeyError):
             notes.record("something_else")
         with pytest.raises(ValueError, match="source_restored takes"):
@@ -79,7 +81,7 @@ class TestWhichSourceItWas:
         tracking.close_run("completed" if completed else "failed", {}, "")
 
     def positions(self, target: Target) -> list[int | None]:
-        return [identity.wal_position for identity in recall_identities(target.connection)]
+        return [identity.wal_position for identity in recall_identities(target.api)]
 
     def test_nothing_at_first(self, target: Target) -> None:
         assert self.positions(target) == []
@@ -100,7 +102,7 @@ class TestWhichSourceItWas:
 
     def test_comes_back_as_it_was(self, target: Target) -> None:
         self.run(target, 100, completed=True)
-        assert recall_identities(target.connection) == [IDENTITY]
+        assert recall_identities(target.api) == [IDENTITY]
 
     def test_a_run_taken_up_again_keeps_what_its_first_attempt_found(self, target: Target) -> None:
         self.run(target, 1, completed=False)

@@ -12,18 +12,24 @@ from include.entities import ENTITIES
 from local.environment import connection_variable
 from plugins.hooks import target_schema
 from plugins.hooks.schema_files import SchemaFile, schema_files
-from plugins.hooks.target_postgres import TargetPostgresHook
-from plugins.hooks.target_schema import check_platform, deploy_schema, register, vector_dimensions
-from tests.hooks.loading import (
-    Target,
+from plugins.hooks.target_postgres import session
+from plugins.hooks.target_schema import (
+    check_platform,
+    deploy_schema,
+    expected_registration,
+    is_deployed,
+    register,
+    vector_dimensions,
+    verify_schema,
 )
+from tests.hooks.loading import DIMENSIONS, Target
 
 SECRET = "Zweifelstein"
 
 
 def one_hook_session(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("AIRFLOW_CONN_SUPABASE_DB", connection_variable(dsn))
-    return TargetPostgresHook().session()
+    return session()
 
 
 def schemas(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
@@ -37,7 +43,9 @@ class TestDeployment:
     def test_deploys_everything_once(self, target_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with one_hook_session(target_database, monkeypatch) as connection:
             check_platform(connection)
+            assert not is_deployed(connection)
             assert deploy_schema(connection, 384) == [file.name for file in schema_files()]
+            assert is_deployed(connection)
             assert vector_dimensions(connection) == 384
             before = schemas(connection)
             assert deploy_schema(connection, 1536) == []
@@ -116,3 +124,68 @@ class TestDeployment:
         register(target.connection, ENTITIES.values())
         (columns,) = target.all("SELECT columns FROM migration.entities WHERE entity = 'cases'")[0]
         assert columns == [column.name for column in ENTITIES["cases"].columns]
+
+
+class TestVerification:
+    """What a run finds out through the API, by which nothing can be deployed."""
+
+    def test_a_deployed_target_is_as_expected(self, target: Target) -> None:
+        verify_schema(target.api, DIMENSIONS)
+        verify_schema(target.api, None)
+
+    @pytest.mark.parametrize(
+        ("statement", "named"),
+        [
+            (
+                "DELETE FROM migration.schema_versions WHERE name = 'target/0004_security.sql'",
+                "not deployed: target/0004_security.sql",
+            ),
+            (
+                "UPDATE migration.schema_versions SET hash = 'x' WHERE name = 'target/0001_types.sql'",
+                "deployed from other files: target/0001_types.sql",
+            ),
+            (
+                "UPDATE migration.schema_versions SET hash = NULL WHERE name = 'target/0001_types.sql'",
+                "deployed from other files: target/0001_types.sql",
+            ),
+            (
+                "INSERT INTO migration.schema_versions (name) VALUES ('target/9999_later.sql')",
+                "deployed but unknown here: target/9999_later.sql",
+            ),
+            ("DELETE FROM migration.schema_versions", "not deployed: migration/0001_tracking.sql"),
+            (
+                "UPDATE migration.entities SET columns = '{}' WHERE entity = 'cases'",
+                "entities registered otherwise: cases",
+            ),
+            (
+                "DELETE FROM migration.finding_kinds WHERE code = 'name_empty'",
+                "codes registered otherwise: name_empty",
+            ),
+        ],
+    )
+    def test_what_is_missing_or_different_is_named(self, target: Target, statement: str, named: str) -> None:
+        target.connection.execute(statement.encode())
+        with pytest.raises(MigrationError) as caught:
+            verify_schema(target.api, None)
+        assert caught.value.code == "TARGET_SCHEMA_MISSING"
+        assert named in str(caught.value)
+
+    def test_vectors_of_another_size_are_refused(self, target: Target) -> None:
+        with pytest.raises(MigrationError) as caught:
+            verify_schema(target.api, DIMENSIONS + 1)
+        assert caught.value.code == "TARGET_DIMENSIONS"
+
+    def test_registering_gives_files_deployed_by_other_means_their_hashes(self, target: Target) -> None:
+        target.connection.execute("UPDATE migration.schema_versions SET hash = NULL")
+        register(target.connection, ENTITIES.values())
+        verify_schema(target.api, None)
+
+    def test_what_is_declared_is_what_is_registered(self, target: Target) -> None:
+        expected = expected_registration(ENTITIES.values())
+        assert expected["entities"].keys() == ENTITIES.keys()
+        assert expected["entities"]["patients"]["enums"] == [{"name": "gender", "type": "gender_type"}]
+        assert {"name": "practice_id", "entity": "practices", "required": False} in expected["entities"][
+            "patients"
+        ]["refs"]
+        deployed = target.api.call("deployed")
+        assert deployed == {**expected, "dimensions": DIMENSIONS}

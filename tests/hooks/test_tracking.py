@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
-import psycopg
 import pytest
 
 from include.core.errors import MigrationError
 from include.core.tracking import Check, Fates
 from plugins.hooks.tracking import LedgerRow, TrackingHook
 from tests.hooks.loading import Target, practice
+
+BOTH_WAYS = True
 
 RUN = "manual__2026-01-01T00:00:00+00:00"
 
@@ -68,11 +69,12 @@ class TestRun:
         events = target.all(
             "SELECT event, details -> 'failed_steps', actor FROM migration.audit_log ORDER BY id"
         )
+        actor = {"postgres": "postgres", "rest": "service_role"}[target.api.way]
         assert events == [
-            ("run running", [], "postgres"),
-            ("run running", ["loading.cases"], "postgres"),
-            ("run running", [], "postgres"),
-            ("run completed", [], "postgres"),
+            ("run running", [], actor),
+            ("run running", ["loading.cases"], actor),
+            ("run running", [], actor),
+            ("run completed", [], actor),
         ]
 
 
@@ -140,7 +142,7 @@ class TestFailFast:
 
     @pytest.mark.parametrize("fail_fast", [True, False])
     def test_a_run_that_was_never_opened_is_refused(self, target: Target, fail_fast: bool) -> None:
-        unknown = TrackingHook(target.connection, "unknown")
+        unknown = TrackingHook(target.api, "unknown")
         for call in (
             lambda: unknown.stop_if_failed(fail_fast=fail_fast),
             lambda: unknown.enter("loading", "loading.cases", fail_fast=fail_fast),
@@ -163,7 +165,7 @@ class TestLedger:
         assert tracking.done_batches("cases", "loading", "p000") == {"p000-b0000", "p000-b0001"}
         assert tracking.done_batches("cases", "loading", "p001") == set()
         assert tracking.fates("projects") == Fates()
-        recorded = tracking.facts("batches")
+        recorded = tracking.facts().batches
         assert [(row["phase"], row["memory_mb"]) for row in recorded][:1] == [("extraction", 80.0)]
 
     def test_underscores_in_names_are_no_wildcards(self, tracking: TrackingHook) -> None:
@@ -173,11 +175,11 @@ class TestLedger:
     def test_of_another_run_nothing_is_told(self, target: Target, tracking: TrackingHook) -> None:
         tracking.record_batch(LedgerRow("cases", "loading", "p000-b0000", "", Fates(1, inserted=1), 1, 0.1))
         other = target.tracking("other")
-        assert (other.rows("cases", "loading"), other.facts("batches")) == (0, [])
+        assert (other.rows("cases", "loading"), other.facts().batches) == (0, [])
 
     def test_a_ledger_row_needs_an_open_run(self, target: Target) -> None:
-        with pytest.raises(psycopg.errors.ForeignKeyViolation):
-            TrackingHook(target.connection, "none").record_batch(
+        with pytest.raises(MigrationError, match="sqlstate=23503"):
+            TrackingHook(target.api, "none").record_batch(
                 LedgerRow("cases", "loading", "p000-b0000", "", Fates(), 1, 0.1)
             )
 
@@ -185,7 +187,7 @@ class TestLedger:
 def test_a_repeated_check_replaces_its_own(tracking: TrackingHook) -> None:
     tracking.record_checks([Check("rows_stored", "cases", 1, "5", "4", False, sample_keys=("7",))])
     tracking.record_checks([Check("rows_stored", "cases", 1, "5", "5", True)])
-    (check,) = tracking.facts("checks")
+    (check,) = tracking.facts().checks
     assert (check["found"], check["passed"], check["sample_keys"]) == ("5", True, [])
 
 
@@ -198,7 +200,7 @@ def test_finding_counts_tell_what_is_open_now(target: Target) -> None:
         findings=[("1", "name_empty", "name")],
     )
     target.load("practices", [practice(7)], run=RUN, batch="p000-b0001")
-    assert TrackingHook(target.connection, RUN).finding_counts() == [
+    assert TrackingHook(target.api, RUN).finding_counts() == [
         ("practices", "finding", "name_empty", 1),
         ("practices", "quarantine", "value_refused", 1),
     ]
@@ -206,4 +208,4 @@ def test_finding_counts_tell_what_is_open_now(target: Target) -> None:
 
 def test_facts_of_a_run_can_be_written_as_json(tracking: TrackingHook) -> None:
     tracking.close_run("completed", {"entities": []}, "")
-    assert json.loads(json.dumps(tracking.facts("runs"), default=str))[0]["run_id"] == RUN
+    assert json.loads(json.dumps(tracking.facts().run, default=str))["run_id"] == RUN

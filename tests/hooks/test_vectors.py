@@ -9,8 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from psycopg.rows import dict_row
 
 from include.core.batches import Partition
+from include.core.errors import MigrationError
 from include.core.ids import target_id
 from include.core.settings import check, params
 from include.embedding.content_hash import content_hashes
@@ -20,8 +22,9 @@ from plugins.hooks.vectors import VectorStore
 from plugins.operators import embed
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
 from plugins.operators.step import Run
-from tests.hooks.loading import DIMENSIONS, Target, patient, project, task, workflow
+from tests.hooks.loading import DIMENSIONS, Target, case, patient, project, task, workflow
 
+BOTH_WAYS = True
 RUN = "run-1"
 
 
@@ -45,6 +48,13 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> CountingProvider:
     counting = CountingProvider()
     monkeypatch.setattr(embed, "choose_provider", lambda: counting)
     return counting
+
+
+@pytest.fixture(autouse=True)
+def the_way_of_the_target(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators take it too: the client's, where there is no other."""
+    if target.api.way == "rest":
+        monkeypatch.delenv("AIRFLOW_CONN_SUPABASE_DB")
 
 
 def step_of(entity: str) -> Run:
@@ -192,10 +202,136 @@ def test_the_index_is_built_once_and_kept_up_to_date(target: Target, provider: C
     assert embed_all("projects")["sent"] == 1
 
 
-def store(target: Target) -> VectorStore:
-    embeddings = ENTITIES["projects"].embeddings
+def store_of(target: Target, name: str) -> VectorStore:
+    entity = ENTITIES[name]
+    assert entity.embeddings is not None
+    return VectorStore(target.api, RUN, entity, entity.embeddings)
+
+
+@pytest.fixture
+def everything(target: Target) -> Target:
+    """Rows with and without values in every column that a document reads."""
+    target.load("patients", [patient(1)], run=RUN)
+    cases = [
+        case(1, 1, title="Aligner \u201cset\u201d, 2\n weeks", case_type="refinement", current_state="shipped",
+             sequence="3", submitted_at="2024-02-29 23:30:00+00", is_deleted="f"),
+        case(2, 1, submitted_at="1999-12-31 23:59:59.999999+00", sequence="-1", is_deleted="t"),
+        case(3, 1),
+    ]  # fmt: skip
+    target.load("cases", cases, run=RUN)
+    projects = [
+        project(
+            1, case_id=target_id("cases", "1"), file_size="50000000", created_at="2024-03-01 00:00:00+00"
+        ),
+        project(2, file_size="9223372036854775807", created_at="2023-12-31 23:59:59.5+00"),
+        project(30, case_id=target_id("cases", "2")),
+        project(4, status="approved"),
+    ]
+    target.load("projects", projects, run=RUN)
+    target.load("workflow_templates", [workflow(1)], run=RUN)
+    tasks = [
+        {
+            **task(1, 1, 1),
+            "required_roles": '{"b c","a,\\"d",NULL}',
+            "read_only": "t",
+            "function_type": "scan",
+        },
+        {**task(2, 1, 2), "required_roles": "{}", "text_prompt": "\\ \t {x: 1}", "category": "\u00e9"},
+        task(3, 1, 3),
+    ]
+    target.load("workflow_template_tasks", tasks, run=RUN)
+    return target
+
+
+@pytest.mark.parametrize("entity", ["cases", "projects", "workflow_template_tasks"])
+@pytest.mark.parametrize("rows_per_chunk", [1, 2, 100])
+def test_documents_that_came_as_json_are_those_of_the_columns(
+    everything: Target, entity: str, rows_per_chunk: int
+) -> None:
+    embeddings = ENTITIES[entity].embeddings
     assert embeddings is not None
-    return VectorStore(target.connection, ENTITIES["projects"], embeddings)
+    with everything.connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(embeddings.document.select_sql().encode()).fetchall()
+    plain = pa.Table.from_pylist([{**row, "id": str(row["id"])} for row in rows])
+    expected = dict(zip(plain["id"].to_pylist(), embeddings.document.render(plain).to_pylist(), strict=True))
+    chunks = list(store_of(everything, entity).documents(Partition(entity, 0, None, None), rows_per_chunk))
+    found = [
+        pair
+        for chunk in chunks
+        for pair in zip(chunk["id"].to_pylist(), embeddings.document.render(chunk).to_pylist(), strict=True)
+    ]
+    assert len(found) == len(expected)
+    assert dict(found) == expected
+    keys = [key for chunk in chunks for key in chunk["legacy_id"].to_pylist()]
+    assert keys == sorted(keys)
+    sizes = [chunk.num_rows for chunk in chunks]
+    assert sizes[:-1] == [rows_per_chunk] * (len(sizes) - 1)
+
+
+def test_a_page_of_documents_goes_on_behind_the_one_before(everything: Target) -> None:
+    def page(after: str | None, most: int | None) -> list[str]:
+        rows = everything.all(
+            "SELECT legacy_id FROM migration_api.documents('projects', NULL, NULL, NULL, '1', '4', %s, %s)",
+            [after, most],
+        )
+        return [key for (key,) in rows]
+
+    assert page(None, None) == ["2", "30", "4"]
+    assert page(None, 2) == ["2", "30"]
+    assert page("30", 2) == ["4"]
+    assert page("4", 2) == []
+
+
+def test_only_what_was_written_or_refers_to_it_is_read_again(everything: Target) -> None:
+    (since,) = everything.all("SELECT (clock_timestamp() + interval '1 s')::text")[0]
+    later = (
+        "UPDATE migration.id_map SET written_at = now() + interval '1 h' WHERE entity = %s AND legacy_id = %s"
+    )
+    everything.connection.execute(later.encode(), ["cases", "1"])
+    everything.connection.execute(later.encode(), ["projects", "4"])
+
+    def changed(entity: str) -> list[str]:
+        chunks = store_of(everything, entity).documents(Partition(entity, 0, None, None), 100, since)
+        return [key for chunk in chunks for key in chunk["legacy_id"].to_pylist()]
+
+    assert changed("projects") == ["1", "4"]
+    assert changed("cases") == ["1"]
+    assert changed("workflow_template_tasks") == []
+
+
+def test_the_moment_since_which_documents_may_lack_vectors(
+    target: Target, provider: CountingProvider
+) -> None:
+    target.load("projects", [project(1)], run=RUN)
+    vectors_of = store_of(target, "projects")
+    assert vectors_of.complete_since(provider.model) is None
+    embed_all("projects")
+    vectors_of.remember_complete()
+    since = vectors_of.complete_since(provider.model)
+    assert since is not None
+    assert list(vectors_of.documents(Partition("projects", 0, None, None), 10, since)) == []
+    assert vectors_of.complete_since("another model") is None
+
+
+def test_a_run_without_the_lock_stores_nothing(searchable: Target) -> None:
+    searchable.connection.execute("DELETE FROM migration.run_lock")
+    before = vectors(searchable)
+    documents = pa.table(
+        {"id": [target_id("projects", "1")], "legacy_id": ["1"], "hash": ["new"], "text": ["x"]}
+    )
+    for write in (
+        lambda: store(searchable).store(documents, {"new": angle(1)}, "m", DIMENSIONS),
+        lambda: store(searchable).remember_complete(),
+    ):
+        with pytest.raises(MigrationError) as caught:
+            write()
+        assert caught.value.code == "RUN_LOST"
+    assert vectors(searchable) == before
+    assert searchable.all("SELECT 1 FROM migration.watermarks WHERE name = 'project_embeddings'") == []
+
+
+def store(target: Target) -> VectorStore:
+    return store_of(target, "projects")
 
 
 def angle(degrees: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from supabase import create_client
 
 from include.synthetic.sizes import SourceSize
-from local import databases, demo
+from local import databases, demo, postgrest
 from local.changes import change
-from local.environment import State
+from local.environment import PLATFORM_SQL, State
 from local.legacy_source import fill
-from local.postgres import EmbeddedPostgres
+from local.postgres import EmbeddedPostgres, run_script
 from tests.conftest import FAST_SETTINGS
 
 RUN = """
@@ -220,3 +222,46 @@ class TestDatabases:
         with psycopg.connect(databases.target_dsn(demo_server)) as connection:
             connection.execute("CREATE TABLE public.t (v extensions.vector(3))")
             assert connection.execute("SELECT auth.uid()").fetchone() == (None,)
+
+
+class TestWays:
+    """What Airflow gets to know of the target."""
+
+    @pytest.fixture
+    def prepared(self, demo_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An empty target, and neither a source nor Airflow's metadata."""
+        demo_server.drop_database(databases.TARGET)
+        demo_server.create_login(databases.OWNER)
+        demo_server.create_login(databases.READER)
+        run_script(demo_server.create_database(databases.TARGET, owner=databases.OWNER), PLATFORM_SQL)
+        monkeypatch.setattr(demo, "EmbeddedPostgres", lambda _: demo_server)
+        monkeypatch.setattr(demo, "prepare", lambda *_, **__: None)
+        monkeypatch.setattr(demo, "migrate_metadata", lambda *_: None)
+
+    @pytest.mark.usefixtures("prepared")
+    def test_the_database_alone(self, tmp_path: Path) -> None:
+        with demo.prepared_environment(State(tmp_path), None, "postgres", lambda _: None) as environment:
+            assert "AIRFLOW_CONN_SUPABASE_DB" in environment
+            assert "AIRFLOW_CONN_SUPABASE" not in environment
+
+    @pytest.mark.usefixtures("prepared", "supabase_api")
+    def test_the_api_alone_over_a_deployed_schema(self, tmp_path: Path) -> None:
+        told: list[str] = []
+        for deployed in ("deployed", "schema as deployed"):
+            with demo.prepared_environment(State(tmp_path), None, "rest", told.append) as environment:
+                assert "AIRFLOW_CONN_SUPABASE_DB" not in environment
+                connection = json.loads(environment["AIRFLOW_CONN_SUPABASE"])
+                client = create_client(connection["host"], connection["password"])
+                assert client.table("patients").select("id").execute().data == []
+            assert f"supabase: {deployed}" in told[1]
+            told.clear()
+
+    @pytest.mark.usefixtures("prepared")
+    def test_without_postgrest_it_says_what_is_missing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(postgrest, "PROGRAM", tmp_path / "nothing")
+        monkeypatch.setattr(demo, "State", lambda: State(tmp_path))
+        monkeypatch.setattr(demo, "terminate_like_interrupt", lambda: None)
+        assert demo.main(["--via", "rest"]) == 1
+        assert "PostgREST is not installed" in capsys.readouterr().out

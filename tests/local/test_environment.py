@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local.environment import PROJECT, State, airflow_environment, airflow_settings, connection_variable
+from local.environment import (
+    PROJECT,
+    State,
+    airflow_environment,
+    airflow_settings,
+    connection_variable,
+    supabase_variable,
+)
 
 DSNS = {
     "legacy_dsn": "postgresql://mdw_reader:one@127.0.0.1:5001/legacy_mdw",
@@ -54,6 +61,19 @@ def test_connections_are_the_two_local_databases(tmp_path: Path) -> None:
         "schema": "legacy_mdw",
     }
     assert json.loads(built["AIRFLOW_CONN_SUPABASE_DB"])["login"] == "postgres"
+
+
+def test_either_way_to_the_target_can_be_the_only_one(tmp_path: Path) -> None:
+    legacy = {"legacy_dsn": DSNS["legacy_dsn"]}
+    key = supabase_variable("http://127.0.0.1:54321", "sb_secret_x")
+    built = airflow_environment(State(tmp_path), **legacy, supabase=key, base={})
+    assert "AIRFLOW_CONN_SUPABASE_DB" not in built
+    assert json.loads(built["AIRFLOW_CONN_SUPABASE"]) == {
+        "conn_type": "supabase",
+        "host": "http://127.0.0.1:54321",
+        "password": "sb_secret_x",
+    }
+    assert "AIRFLOW_CONN_SUPABASE" not in airflow_environment(State(tmp_path), **DSNS, base={})
 
 
 def test_airflow_reads_a_connection_back() -> None:

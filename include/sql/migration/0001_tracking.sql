@@ -72,9 +72,10 @@ CREATE TABLE migration.batches (
     OR extracted = inserted + updated + unchanged + merged + rejected + skipped)
 );
 
+-- Legacy ids are compared byte by byte everywhere: pages of rows are then read straight from an index.
 CREATE TABLE migration.id_map (
   entity text NOT NULL,
-  legacy_id text NOT NULL,
+  legacy_id text COLLATE "C" NOT NULL,
   target_id uuid NOT NULL,
   survivor_id uuid,
   content_hash bytea,
@@ -95,7 +96,7 @@ CREATE INDEX id_map_merged ON migration.id_map (entity) INCLUDE (target_id, surv
 -- References that are stored otherwise than the source has them: led to a survivor, or cleared.
 CREATE TABLE migration.redirects (
   entity text NOT NULL,
-  legacy_id text NOT NULL,
+  legacy_id text COLLATE "C" NOT NULL,
   "column" text NOT NULL,
   original_id uuid NOT NULL,
   PRIMARY KEY (entity, legacy_id, "column")
@@ -110,7 +111,7 @@ CREATE TABLE migration.finding_kinds (
 CREATE TABLE migration.quarantine (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   entity text NOT NULL,
-  legacy_id text NOT NULL,
+  legacy_id text COLLATE "C" NOT NULL,
   code text NOT NULL REFERENCES migration.finding_kinds,
   "column" text NOT NULL,
   reason text NOT NULL,
@@ -126,7 +127,7 @@ CREATE INDEX quarantine_code ON migration.quarantine (code);
 
 CREATE TABLE migration.findings (
   entity text NOT NULL,
-  legacy_id text NOT NULL,
+  legacy_id text COLLATE "C" NOT NULL,
   code text NOT NULL REFERENCES migration.finding_kinds,
   "column" text NOT NULL,
   run_id text NOT NULL,
@@ -143,8 +144,8 @@ CREATE TABLE migration.watermarks (
 
 CREATE TABLE migration.duplicate_pairs (
   entity text NOT NULL,
-  left_legacy_id text NOT NULL,
-  right_legacy_id text NOT NULL,
+  left_legacy_id text COLLATE "C" NOT NULL,
+  right_legacy_id text COLLATE "C" NOT NULL,
   score double precision NOT NULL CHECK (score BETWEEN 0 AND 1),
   explanation jsonb NOT NULL,
   status text NOT NULL CHECK (status IN ('auto_merged', 'pending', 'confirmed', 'rejected', 'stale')),
@@ -193,7 +194,7 @@ CREATE TABLE migration.run_notes (
 CREATE TABLE migration.audit_log (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  actor text NOT NULL DEFAULT session_user,
+  actor text NOT NULL DEFAULT current_user,
   run_id text,
   event text NOT NULL,
   details jsonb NOT NULL DEFAULT '{}'
@@ -228,12 +229,18 @@ CREATE UNLOGGED TABLE migration.planned_ids (
   PRIMARY KEY (run_id, id)
 );
 
--- What the merge needs to know of an entity; written by preparation from the entity files.
+-- What the functions need to know of an entity; written on deployment from the entity files.
 CREATE TABLE migration.entities (
   entity text PRIMARY KEY,
+  -- The first one is the legacy key.
   columns text[] NOT NULL,
+  -- {name, entity, required}
   refs jsonb NOT NULL,
-  -- Where its vectors are: table, owner.
+  -- {name, type}
+  enums jsonb NOT NULL,
+  -- {name, sql, severity}; the query gives the legacy ids that break the rule.
+  checks jsonb NOT NULL,
+  -- Its documents and where their vectors are: table, owner, content_type, documents (a query that begins with id).
   vectors jsonb
 );
 

@@ -317,7 +317,7 @@ BEGIN
        WHERE r.entity = %2$L AND r.legacy_id = s.legacy_id AND r."column" = %3$L', ref.name, p_entity, ref.name);
   END LOOP;
   IF migration.may_merge(p_entity) THEN
-    UPDATE pg_temp.stage SET merged_into = NULL;
+    UPDATE pg_temp.stage SET merged_into = NULL WHERE merged_into IS NOT NULL;
   END IF;
   INSERT INTO pg_temp.stage_findings
   SELECT f.legacy_id, f.code, f."column" FROM migration.findings f JOIN pg_temp.stage s USING (legacy_id)

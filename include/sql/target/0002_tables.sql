@@ -120,8 +120,10 @@ CREATE TABLE public.projects (
   file_size bigint,
   storage_bucket text NOT NULL,
   storage_path text,
-  storage_status public.storage_status NOT NULL,
+  -- What became of the file: written by migration_api.record_files, never by the merge of rows.
+  storage_status public.storage_status NOT NULL DEFAULT 'pending',
   checksum text,
+  mime_type text,
   is_public boolean,
   version integer,
   parent_project_id uuid REFERENCES public.projects DEFERRABLE,

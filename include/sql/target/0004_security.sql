@@ -1,23 +1,34 @@
--- Row-level security everywhere: anon sees nothing, authenticated sees its practices, service_role all.
+-- Row-level security everywhere: anon sees nothing, authenticated the live rows of its practices, service_role all.
 CREATE SCHEMA IF NOT EXISTS private;
 REVOKE ALL ON SCHEMA private FROM PUBLIC;
 GRANT USAGE ON SCHEMA private TO authenticated, service_role;
 
--- Security definer, because a policy on practice_members that reads practice_members would recurse.
+-- Who asks. Security definer, because a policy on practice_members that reads practice_members would recurse; in a
+-- schema that the API does not expose.
 CREATE FUNCTION private.own_profile() RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
-  SELECT p.id FROM public.profiles p WHERE p.auth_user_id = (SELECT auth.uid()) AND p.is_active
+  SELECT p.id FROM public.profiles p
+  WHERE p.auth_user_id = (SELECT auth.uid()) AND p.is_active AND p.deleted_at IS NULL
 $$;
 
 CREATE FUNCTION private.own_practices() RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
-  SELECT m.practice_id FROM public.practice_members m
-  WHERE m.profile_id = private.own_profile() AND m.deleted_at IS NULL
+  SELECT m.practice_id FROM public.practice_members m JOIN public.practices p ON p.id = m.practice_id
+  WHERE m.profile_id = (SELECT private.own_profile()) AND m.deleted_at IS NULL AND p.deleted_at IS NULL
 $$;
 
-REVOKE ALL ON FUNCTION private.own_profile(), private.own_practices() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION private.own_profile(), private.own_practices() TO authenticated, service_role;
+CREATE FUNCTION private.own_colleagues() RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
+  SELECT private.own_profile()
+  UNION
+  SELECT m.profile_id FROM public.practice_members m
+  WHERE m.practice_id IN (SELECT private.own_practices()) AND m.deleted_at IS NULL
+$$;
 
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA private FROM PUBLIC, anon;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA private TO authenticated, service_role;
+
+-- Supabase grants everything new in schema public to anon and authenticated, so both are named here.
 DO $$
 DECLARE
   name text;
@@ -34,38 +45,54 @@ BEGIN
   END LOOP;
 END $$;
 
+-- ANY (ARRAY (…)) is computed once for a query and compared by index; IN (…) would be looked up for every row.
 CREATE POLICY own_practices ON public.practices FOR SELECT TO authenticated
-  USING (id IN (SELECT private.own_practices()));
-CREATE POLICY own_profile ON public.profiles FOR SELECT TO authenticated
-  USING (id = (SELECT private.own_profile()) OR id IN (
-    SELECT m.profile_id FROM public.practice_members m WHERE m.practice_id IN (SELECT private.own_practices())));
+  USING (deleted_at IS NULL AND id = ANY (ARRAY(SELECT private.own_practices())));
+CREATE POLICY own_colleagues ON public.profiles FOR SELECT TO authenticated
+  USING (deleted_at IS NULL AND id = ANY (ARRAY(SELECT private.own_colleagues())));
 CREATE POLICY own_practices ON public.practice_members FOR SELECT TO authenticated
-  USING (practice_id IN (SELECT private.own_practices()));
+  USING (deleted_at IS NULL AND practice_id = ANY (ARRAY(SELECT private.own_practices())));
 CREATE POLICY own_practices ON public.patients FOR SELECT TO authenticated
-  USING (practice_id IN (SELECT private.own_practices()));
+  USING (deleted_at IS NULL AND practice_id = ANY (ARRAY(SELECT private.own_practices())));
 CREATE POLICY own_practices ON public.cases FOR SELECT TO authenticated
-  USING (practice_id IN (SELECT private.own_practices()));
+  USING (deleted_at IS NULL AND practice_id = ANY (ARRAY(SELECT private.own_practices())));
 CREATE POLICY own_practices ON public.projects FOR SELECT TO authenticated
-  USING (practice_id IN (SELECT private.own_practices()));
--- What hangs on a case or project is as visible as that is: the inner select runs under its policy.
+  USING (deleted_at IS NULL AND practice_id = ANY (ARRAY(SELECT private.own_practices())));
+-- What hangs on a row is as visible as that row: the inner select runs under its policy.
 CREATE POLICY as_case ON public.instruction_states FOR SELECT TO authenticated
-  USING (case_id IN (SELECT c.id FROM public.cases c));
+  USING (deleted_at IS NULL AND EXISTS (SELECT FROM public.cases c WHERE c.id = case_id));
 CREATE POLICY as_case ON public.state_analytics FOR SELECT TO authenticated
-  USING (case_id IN (SELECT c.id FROM public.cases c));
+  USING (deleted_at IS NULL AND EXISTS (SELECT FROM public.cases c WHERE c.id = case_id));
 CREATE POLICY as_case ON public.workflow_performance FOR SELECT TO authenticated
-  USING (case_id IN (SELECT c.id FROM public.cases c));
+  USING (deleted_at IS NULL AND EXISTS (SELECT FROM public.cases c WHERE c.id = case_id));
 CREATE POLICY as_case ON public.case_embeddings FOR SELECT TO authenticated
-  USING (case_id IN (SELECT c.id FROM public.cases c));
+  USING (EXISTS (SELECT FROM public.cases c WHERE c.id = case_id));
 CREATE POLICY as_project ON public.project_embeddings FOR SELECT TO authenticated
-  USING (project_id IN (SELECT p.id FROM public.projects p));
--- Workflow definitions hold no personal data.
-CREATE POLICY everyone ON public.workflow_templates FOR SELECT TO authenticated USING (true);
-CREATE POLICY everyone ON public.workflow_template_tasks FOR SELECT TO authenticated USING (true);
-CREATE POLICY everyone ON public.workflow_template_embeddings FOR SELECT TO authenticated USING (true);
+  USING (EXISTS (SELECT FROM public.projects p WHERE p.id = project_id));
+-- Workflow definitions hold no personal data, but are not for everybody who can make an account.
+CREATE POLICY every_profile ON public.workflow_templates FOR SELECT TO authenticated
+  USING (deleted_at IS NULL AND (SELECT private.own_profile()) IS NOT NULL);
+CREATE POLICY every_profile ON public.workflow_template_tasks FOR SELECT TO authenticated
+  USING (deleted_at IS NULL AND (SELECT private.own_profile()) IS NOT NULL);
+CREATE POLICY as_task ON public.workflow_template_embeddings FOR SELECT TO authenticated
+  USING (EXISTS (SELECT FROM public.workflow_template_tasks t WHERE t.id = workflow_template_task_id));
 
-REVOKE ALL ON FUNCTION public.match_projects, public.match_cases, public.match_workflow_templates FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.match_projects, public.match_cases, public.match_workflow_templates
+  FROM PUBLIC, anon, authenticated;
 GRANT EXECUTE ON FUNCTION public.match_projects, public.match_cases, public.match_workflow_templates
   TO authenticated, service_role;
 GRANT USAGE ON SCHEMA extensions TO authenticated, service_role;
+
+-- An index of vectors yields the nearest of all practices, of which row security may leave none: search on. Older
+-- releases of pgvector (before 0.8) cannot; a vector is made first, because only then its settings are known.
+DO $$
+BEGIN
+  PERFORM '[1]'::extensions.vector;
+  IF current_setting('hnsw.iterative_scan', true) IS NOT NULL THEN
+    ALTER FUNCTION public.match_projects SET hnsw.iterative_scan = 'strict_order';
+    ALTER FUNCTION public.match_cases SET hnsw.iterative_scan = 'strict_order';
+    ALTER FUNCTION public.match_workflow_templates SET hnsw.iterative_scan = 'strict_order';
+  END IF;
+END $$;
 
 INSERT INTO migration.schema_versions (name) VALUES ('target/0004_security.sql');
