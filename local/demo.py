@@ -26,10 +26,12 @@ from typing import IO, Any
 
 from include.core.errors import MigrationError
 from include.synthetic.sizes import SourceSize
+from local.api_keys import ApiKeys
 from local.changes import change
 from local.databases import DEFAULT_PATIENTS, LEGACY, TARGET, legacy_dsn, prepare, target_dsn
 from local.deployment import deploy
 from local.environment import State, airflow_environment, supabase_variable
+from local.gateway import KEYS_FILE
 from local.postgres import EmbeddedPostgres, ServerError
 from local.postgrest import PostgrestError
 from local.processes import (
@@ -42,6 +44,7 @@ from local.processes import (
     stop_group,
     terminate_like_interrupt,
 )
+from local.storage_server import StorageServer
 from local.supabase_api import SupabaseApi
 
 DAG_ID = "mdw_full_migration"
@@ -123,9 +126,14 @@ def served_target(state: State, server: EmbeddedPostgres, progress: Callable[[st
     for line in deploy(target_dsn(server)):
         progress(f"{TARGET}: {line}")
     server.create_login("authenticator")
-    with SupabaseApi(state.supabase) as api, api.serving(server.dsn(TARGET, role="authenticator")):
-        progress(f"Supabase API: PostgREST behind {api.url}")
-        yield supabase_variable(api.url, api.keys.secret)
+    keys = ApiKeys.kept_in(state.supabase / KEYS_FILE)
+    with (
+        StorageServer(state.supabase / "storage", keys.jwt_secret) as storage,
+        SupabaseApi(state.supabase, storage=storage.url) as api,
+        api.serving(server.dsn(TARGET, role="authenticator")),
+    ):
+        progress(f"Supabase API: PostgREST and a storage server behind {api.url}")
+        yield supabase_variable(api.url, keys.secret)
 
 
 def migrate_metadata(state: State, environment: Mapping[str, str], progress: Callable[[str], None]) -> None:

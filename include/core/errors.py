@@ -87,7 +87,8 @@ def _of_systems() -> Iterable[ErrorKind]:
         "SOURCE_QUERY_FAILED",
         connection,
         "A statement sent to the legacy database failed.",
-        "Look the SQLSTATE up; 57014 means the statement timeout was reached. Then clear the failed task.",
+        "Look the SQLSTATE up; 57014 means the statement timeout was reached, 42501 a table that the role may not read "
+        "or would read under row security. Then clear the failed task.",
     )
     yield ErrorKind(
         "SOURCE_INTERRUPTED",
@@ -112,7 +113,7 @@ def _of_systems() -> Iterable[ErrorKind]:
     yield ErrorKind(
         "SOURCE_PLAINTEXT",
         config,
-        "The connection to the legacy database would not be encrypted, and patients' data would cross a network readable.",
+        "The connection to the legacy database would not be encrypted: patients' data would cross a network readable.",
         "Set sslmode to require (better: verify-full) in connection `legacy_mdw`, or LEGACY_DB_SSL=true. Where that "
         'cannot be, allow it: "allow_plaintext": true in the connection\'s extra, or LEGACY_DB_SSL=false.',
     )
@@ -151,7 +152,7 @@ def _of_systems() -> Iterable[ErrorKind]:
     yield ErrorKind(
         "TARGET_PLAINTEXT",
         config,
-        "The connection to the target would not be encrypted, and key and patients' data would cross a network readable.",
+        "The connection to the target would not be encrypted: key and patients' data would cross a network readable.",
         "Use an https address in connection `supabase`, or sslmode require (better: verify-full) in connection "
         '`supabase_db`. Where that cannot be, allow it: "allow_plaintext": true in the connection\'s extra.',
     )
@@ -445,3 +446,8 @@ class MigrationError(Exception):
 
 def _rebuild(code: str, detail: str, facts: dict[str, object]) -> MigrationError:
     return MigrationError(code, detail, **facts)
+
+
+def raised_by_target(code: str, detail: str) -> MigrationError:
+    """The error that a function of the target raised by its registered code (migration.refuse)."""
+    return MigrationError(code, detail)

@@ -84,6 +84,24 @@ _KINDS = (
         subject="age_transactions",
     ),
     NoteKind(
+        "plaintext",
+        "warn",
+        "Connection {connection} is not encrypted, which a setting allows: patients' data crossed a network readable.",
+        subject="connection",
+    ),
+    NoteKind(
+        "source_role_writes",
+        "warn",
+        "The role {role} may do more in the source than read: {rights}. Nothing was written, for the migration reads in"
+        " read-only transactions; a role with SELECT alone would make sure of it.",
+    ),
+    NoteKind(
+        "source_role_creates",
+        "info",
+        "The role {role} may create objects in the source, in schema {schemas}. Before PostgreSQL 15 everybody may;"
+        " REVOKE CREATE ON SCHEMA … FROM PUBLIC ends it.",
+    ),
+    NoteKind(
         "files_not_copied",
         "info",
         "No file was looked at, because {reason}: the manifest lists {files:,}, of which {verified:,} are in Storage.",

@@ -16,7 +16,7 @@ import psycopg
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from include.core.errors import MigrationError
+from include.core.errors import MigrationError, raised_by_target
 from plugins.hooks.supabase_project import is_loopback
 
 CONNECT_TIMEOUT_SECONDS = 10
@@ -123,7 +123,7 @@ def query_error(system: System, error: psycopg.Error, **facts: object) -> Migrat
     """The registered error for a failed statement, without anything that could quote a row."""
     state = error.sqlstate or ""
     if state == REGISTERED:
-        return MigrationError(str(error.diag.message_primary), error.diag.message_detail or "", **facts)
+        return raised_by_target(error.diag.message_primary or "", error.diag.message_detail or "")
     lost = isinstance(error, psycopg.OperationalError) and not state
     transient = lost or is_transient(state)
     code = f"{system.prefix}_{'INTERRUPTED' if transient else 'QUERY_FAILED'}"
@@ -149,7 +149,7 @@ def _arguments(system: System) -> dict[str, Any]:
         "user": conn.login,
         "password": conn.password,
     }
-    allowed = str(conn.extra_dejson.get(_ALLOWED, "")).lower() == "true"
+    allowed = str(conn.extra_dejson.get(_ALLOWED)).lower() in ("true", "1")
     return {**{key: value for key, value in named.items() if value}, **extras, _ALLOWED: allowed}
 
 

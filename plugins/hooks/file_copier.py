@@ -288,22 +288,26 @@ def _done(
 
 
 def _missing(planned: PlannedFile, path: str) -> Result:
-    """What was copied and proved stays so, though its source is gone."""
     counts = FileCounts(files=1, missing=1)
-    if planned.status == Status.VERIFIED:
-        return Result(counts)
-    finding = Outcome(
-        planned.legacy_id, planned.object_key, Status.MISSING, source_path=path, finding="file_missing"
+    return _without_file(
+        planned,
+        counts,
+        Outcome(
+            planned.legacy_id, planned.object_key, Status.MISSING, source_path=path, finding="file_missing"
+        ),
     )
-    return Result(counts, finding)
 
 
 def _failed(planned: PlannedFile, path: str | None, code: str) -> Result:
-    counts = FileCounts(files=1, found=int(code != "file_unreadable"), failed=1)
-    return Result(
-        counts,
-        Outcome(planned.legacy_id, planned.object_key, Status.PENDING, source_path=path, finding=code),
-    )
+    outcome = Outcome(planned.legacy_id, planned.object_key, Status.PENDING, source_path=path, finding=code)
+    if code == "file_unreadable":
+        return _without_file(planned, FileCounts(files=1, failed=1), outcome)
+    return Result(FileCounts(files=1, found=1, failed=1), outcome)
+
+
+def _without_file(planned: PlannedFile, counts: FileCounts, outcome: Outcome) -> Result:
+    """What was copied and proved stays so, though its source cannot be read any more."""
+    return Result(counts, None if planned.status == Status.VERIFIED else outcome)
 
 
 def look(files: LegacyFiles, planned: PlannedFile) -> FileCounts:

@@ -3,7 +3,8 @@
 MIGRATION_FILES_URI            the root: a folder, file://…, http(s)://…, or any address that fsspec knows (s3://…,
                                with the credentials of an Airflow connection: s3://connection@bucket/folder)
 MIGRATION_FILES_TEMPLATE       path of a file below it (include/files/paths.py); default {uid}
-MIGRATION_FILES_PRIVATE_HOSTS  web servers that may have private addresses, by name, separated by commas
+MIGRATION_FILES_TRUSTED_HOSTS  web servers that may have private addresses and be asked unencrypted: their names,
+                                   separated by commas
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 from include.core.errors import MigrationError
 from include.files.paths import DEFAULT_TEMPLATE, PathTemplate, check_path
 
-URI, TEMPLATE, PRIVATE_HOSTS = (
+URI, TEMPLATE, TRUSTED_HOSTS = (
     "MIGRATION_FILES_URI",
     "MIGRATION_FILES_TEMPLATE",
-    "MIGRATION_FILES_PRIVATE_HOSTS",
+    "MIGRATION_FILES_TRUSTED_HOSTS",
 )
 
 _LOCAL_SCHEMES = ("", "file", "local")
@@ -141,8 +142,8 @@ def _source(uri: str, settings: Mapping[str, str]) -> FileSource:
         # As ObjectStoragePath reads it: a file's address is taken as it stands, without %20.
         return LocalFiles(Path(uri.split("://", 1)[-1]).expanduser())
     if scheme in _WEB_SCHEMES:
-        allowed = {name.strip().lower() for name in settings.get(PRIVATE_HOSTS, "").split(",")}
-        return WebFiles(uri, private_hosts=frozenset(allowed - {""}))
+        allowed = {name.strip().lower() for name in settings.get(TRUSTED_HOSTS, "").split(",")}
+        return WebFiles(uri, trusted_hosts=frozenset(allowed - {""}))
     try:
         return StoreFiles(*_file_system(uri))
     except (ImportError, ValueError):
@@ -270,7 +271,8 @@ class StoreFiles:
     def check(self) -> None:
         """See :class:`FileSource`."""
         try:
-            self._system.ls(self._root, detail=False)
+            # Not a list of what may be a hundred thousand objects.
+            self._system.info(self._root)
         except Exception as error:  # noqa: BLE001 - every kind of store has errors of its own
             raise _unreadable_root(error) from None
 
@@ -324,7 +326,7 @@ class WebFiles:
     """A web server. Redirects are not followed, and its name is resolved once: requests go to the address that was
     checked, whatever the name leads to later."""
 
-    def __init__(self, url: str, *, private_hosts: frozenset[str] = frozenset()) -> None:
+    def __init__(self, url: str, *, trusted_hosts: frozenset[str] = frozenset()) -> None:
         parts = urlsplit(url)
         if not parts.hostname or parts.query or parts.fragment:
             raise _invalid(URI, "An address has a host and neither query nor fragment.")
@@ -332,7 +334,11 @@ class WebFiles:
         self._scheme = parts.scheme.lower()
         self._port = parts.port or (443 if self._scheme == "https" else 80)
         self._path = parts.path.rstrip("/")
-        self._may_be_private = self._host.lower() in private_hosts
+        self._trusted = self._host.lower() in trusted_hosts
+        if self._scheme == "http" and not self._trusted:
+            raise _invalid(
+                URI, f"Use https://, or name the host in {TRUSTED_HOSTS}: files are patients' data."
+            )
         login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
         self._client = httpx.Client(auth=login, timeout=_TIMEOUT, follow_redirects=False)
         self._address = ""
@@ -402,11 +408,11 @@ class WebFiles:
         except OSError as error:
             raise _unreadable_root(error) from None
         addresses = [str(entry[4][0]) for entry in found]
-        if not self._may_be_private and not all(map(is_public, addresses)):
+        if not self._trusted and not all(map(is_public, addresses)):
             raise MigrationError(
                 "FILES_SETTING_INVALID",
                 f"{self._host} has a private, loopback or link-local address. If it is meant, name the host in"
-                f" {PRIVATE_HOSTS}.",
+                f" {TRUSTED_HOSTS}.",
                 setting=URI,
             )
         return addresses[0]

@@ -25,13 +25,16 @@ from include.core.source_query import (
     select_versions,
 )
 from include.core.spec import Entity
-from plugins.hooks.connect import SOURCE, connect, translated
+from plugins.hooks.connect import SOURCE, connect, in_the_clear, translated
 from plugins.hooks.source_identity import Holder, SourceIdentity, read_holders, read_identity
+from plugins.hooks.source_role import SourceRole, read_role
 
 _SESSION = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
     "SET LOCAL statement_timeout = '60min'",
     "SET LOCAL lock_timeout = '10s'",
+    # A policy that would hide rows, which would look like deleted ones, makes the server refuse the query.
+    "SET LOCAL row_security = off",
     # The text forms that the transformation relies on.
     "SET LOCAL TimeZone = 'UTC'",
     "SET LOCAL DateStyle = 'ISO, YMD'",
@@ -119,6 +122,15 @@ class Snapshot:
     def identity(self, tables: Collection[str]) -> SourceIdentity:
         """Which database this is and how far it has come, to be compared with that of earlier runs."""
         return read_identity(self._rows, tables)
+
+    def role(self, tables: Collection[str]) -> SourceRole:
+        """What our role may do with some tables, and which of them it would read under row security."""
+        return read_role(self._rows, tables)
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether rows cross a network unencrypted, as a setting allows."""
+        return in_the_clear(self._connection)
 
     def holders(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import email.utils
 import hashlib
+import logging
 import random
 import re
 import time
@@ -22,8 +23,6 @@ from urllib.parse import quote
 
 import httpx
 from airflow.sdk import BaseHook
-from storage3 import SyncStorageClient
-from storage3.exceptions import StorageApiError
 
 from include.core.errors import MigrationError
 from plugins.hooks.supabase_project import supabase_project
@@ -90,7 +89,11 @@ class StorageHook(BaseHook):
     def __init__(
         self, url: str, key: str, *, max_retries: int = 3, sleep: Callable[[float], None] = time.sleep
     ) -> None:
+        from storage3 import SyncStorageClient  # noqa: PLC0415 - takes half a second: only when it is used
+
         super().__init__()
+        # A line for every request would drown those of the migration.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         self._base = f"{url.rstrip('/')}/storage/v1/"
         self._max_retries = max_retries
         self._sleep = sleep
@@ -250,6 +253,8 @@ class StorageHook(BaseHook):
     @contextmanager
     def _translated(self, **facts: object) -> Iterator[None]:
         """Turn the client's errors into registered ones; messages of the server may quote keys and are left out."""
+        from storage3.exceptions import StorageApiError  # noqa: PLC0415 - as above
+
         try:
             yield
         except StorageApiError as error:

@@ -22,7 +22,7 @@ import tenacity
 from postgrest.exceptions import APIError
 from supabase import Client, ClientOptions, create_client
 
-from include.core.errors import MigrationError
+from include.core.errors import MigrationError, raised_by_target
 from plugins.hooks.connect import REGISTERED, is_transient
 from plugins.hooks.supabase_project import SupabaseProject, supabase_project
 from plugins.hooks.target import Rows, Target
@@ -232,7 +232,7 @@ class _Api:
     def _translated(self, function: str, error: APIError) -> MigrationError:
         code, status = str(error.code or ""), self._answer.status or 0
         if code == REGISTERED:
-            return MigrationError(str(error.message), str(error.details or ""))
+            return raised_by_target(str(error.message), str(error.details or ""))
         facts: dict[str, object] = {"function": function, "status": status, "sqlstate": code}
         if (self._answer.retry_after or "").isdigit():
             facts["retry_after_seconds"] = int(self._answer.retry_after)

@@ -163,13 +163,12 @@ def fit_dimensions(
 
 def register(connection: psycopg.Connection[tuple[Any, ...]], entities: Collection[Entity]) -> None:
     """Tell the target what its functions need to know of entities and codes, as their files declare it now."""
-    connection.execute("SELECT migration.register(%s)", [Jsonb(expected_registration(entities))])
+    connection.execute("SELECT migration.register(%s)", [Jsonb(registration(entities))])
 
 
-def expected_registration(entities: Collection[Entity]) -> dict[str, Any]:
-    """What is registered in the target once it is deployed, as JSON: the argument of ``migration.register``."""
+def registration(entities: Collection[Entity]) -> dict[str, Any]:
+    """What the target is told once it is deployed, as JSON: the argument of ``migration.register``."""
     return {
-        "schema_versions": {file.name: file.hash for file in schema_files()},
         "entities": {entity.name: _declared(entity) for entity in entities},
         "finding_kinds": {
             kind.code: {"reason": kind.reason, "how_to_fix": kind.how_to_fix} for kind in FINDINGS.values()
@@ -187,7 +186,7 @@ def verify_schema(target: Target, dimensions: int | None) -> None:
         MigrationError: TARGET_SCHEMA_MISSING or TARGET_DIMENSIONS.
     """
     deployed = target.call("deployed")
-    differences = _differences(deployed, expected_registration(ENTITIES.values()))
+    differences = _differences(deployed, registration(ENTITIES.values()))
     if differences:
         raise MigrationError("TARGET_SCHEMA_MISSING", f"{'; '.join(differences)}.")
     if dimensions is not None and deployed["dimensions"] != dimensions:
@@ -198,7 +197,7 @@ def verify_schema(target: Target, dimensions: int | None) -> None:
 
 def _differences(deployed: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """What is missing or different, for a person; what only the target knows is no difference but a newer file."""
-    files = expected["schema_versions"]
+    files = {file.name: file.hash for file in schema_files()}
     recorded = deployed["schema_versions"] or {}
     named = {
         "not deployed": files.keys() - recorded.keys(),

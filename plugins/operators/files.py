@@ -42,6 +42,7 @@ _MOST_SHARES = 8
 # Outcomes are recorded together, but none is kept for long: a killed task would have to ask Storage again.
 _RECORDED_TOGETHER = 100
 _RECORDED_AFTER_SECONDS = 10.0
+_NO_FAILURES = ("file_missing", "file_size_differs")
 _STAGED_COLUMNS = {
     "legacy_id": "legacy_id",
     "legacy_uid": "uid",
@@ -316,17 +317,18 @@ class FileManifestOperator(MigrationOperator):
         reason = _reason_not_to_copy(run, legacy_files())
         with self.target(run, entity=entity.name) as target:
             manifest = target.call("file_counts", entity=entity.name)
-            if run.settings.dry_run:
-                facts = _facts_of_dry_run(counts)
-            else:
-                facts = _facts(counts, manifest)
+            if not run.settings.dry_run:
                 _export(target, entity.name, run.run_id)
             notes = RunNotes(target, run.run_id)
             if reason is not None:
-                facts = {"reason": reason, **{k: _facts(counts, manifest)[k] for k in ("files", "verified")}}
-                notes.record("files_not_copied", **facts)
+                facts = _facts(counts, manifest)
+                notes.record(
+                    "files_not_copied", reason=reason, files=facts["files"], verified=facts["verified"]
+                )
+            elif run.settings.dry_run:
+                notes.record("files_to_copy", **_facts_of_dry_run(counts))
             else:
-                notes.record("files_to_copy" if run.settings.dry_run else "files_copied", **facts)
+                notes.record("files_copied", **_facts(counts, manifest))
             if manifest["withdrawn"]:
                 notes.record("files_withdrawn", objects=manifest["withdrawn"])
         for code, found in sorted(manifest["findings"].items()):
@@ -341,16 +343,17 @@ def _facts_of_dry_run(counts: FileCounts) -> dict[str, Any]:
 
 def _facts(counts: FileCounts, manifest: Mapping[str, Any]) -> dict[str, Any]:
     statuses = {name: about["files"] for name, about in manifest["statuses"].items()}
-    missing, verified = statuses.get("missing", 0), statuses.get("verified", 0)
-    files = sum(statuses.values())
+    findings = {code: about["files"] for code, about in manifest["findings"].items()}
+    files, missing, verified = sum(statuses.values()), statuses.get("missing", 0), statuses.get("verified", 0)
+    failed = sum(number for code, number in findings.items() if code not in _NO_FAILURES)
     return {
         "files": files,
         "verified": verified,
         "copied": counts.copied,
         "size": readable_size(counts.bytes),
         "missing": missing,
-        "failed": counts.failed,
-        "pending": files - verified - missing - counts.failed,
+        "failed": failed,
+        "pending": files - verified - missing - failed,
     }
 
 

@@ -123,7 +123,7 @@ SELECT gen_random_uuid(), id, 'notes', '', 'm', 16, array_fill(1, ARRAY[16])::ex
 FROM public.workflow_template_tasks"""
 
 # What a member of practice A, of practice B, and of both sees; and who has a profile but no practice.
-PARTS = (["A"], ["B"], [])
+PARTS: tuple[list[str], list[str], list[str]] = (["A"], ["B"], [])
 SEEN: dict[str, tuple[list[str], list[str], list[str]]] = {
     "practices": (["A"], ["B"], []),
     "profiles": (["anna", "both", "idle"], ["bert", "both"], ["self"]),
@@ -423,7 +423,7 @@ def test_policies_cost_a_member_no_look_at_others_rows(crowded: psycopg.Connecti
         # Without a condition of its own, the rows are gone through once, against a set that is made once.
         ("SELECT * FROM public.instruction_states", 100, 20_000),
     ):
-        (explained,) = crowded.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}".encode()).fetchone() or ()
+        ((explained,),) = crowded.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}".encode()).fetchall()
         plan = explained[0]["Plan"]
         assert plan["Actual Rows"] == rows, query
         every = list(nodes(plan))

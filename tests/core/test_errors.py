@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,27 +19,38 @@ SOURCES = sorted(path for part in ("include", "plugins", "dags") for path in (RO
 RAISING = [path for path in SOURCES if path != ROOT / "include" / "core" / "errors.py"]
 
 
-def possible(value: ast.expr, function: ast.AST) -> Iterator[str]:
+_CODE = re.compile(r"[A-Z]+(_[A-Z]+)+")
+
+
+def possible(value: ast.expr, function: ast.AST, module: ast.AST) -> Iterator[str]:
     """The texts an expression can have, as far as codes are put together here."""
     match value:
         case ast.Constant(value=str(text)):
             yield text
         case ast.JoinedStr(values=parts):
-            for texts in itertools.product(*(list(possible(part, function)) for part in parts)):
+            for texts in itertools.product(*(list(possible(part, function, module)) for part in parts)):
                 yield "".join(texts)
         case ast.FormattedValue(value=inner):
-            yield from possible(inner, function)
+            yield from possible(inner, function, module)
         case ast.IfExp(body=yes, orelse=no):
-            yield from possible(yes, function)
-            yield from possible(no, function)
+            yield from possible(yes, function, module)
+            yield from possible(no, function, module)
         case ast.Attribute(attr="prefix"):
             yield from ("SOURCE", "TARGET")
+        case ast.BoolOp(values=either):
+            for one in either:
+                yield from possible(one, function, module)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=table), attr="get")):
+            for node in ast.walk(module):
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table:
+                    texts = [n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant)]
+                    yield from (text for text in texts if isinstance(text, str) and _CODE.fullmatch(text))
         case ast.Name(id=name):
             for node in ast.walk(function):
                 if isinstance(node, ast.Assign) and any(
                     isinstance(target, ast.Name) and target.id == name for target in node.targets
                 ):
-                    yield from possible(node.value, function)
+                    yield from possible(node.value, function, module)
         case _:
             raise AssertionError(f"the code of an error cannot be read: {ast.unparse(value)}")
 
@@ -51,10 +63,19 @@ def raised(path: Path) -> Iterator[tuple[int, list[str]]]:
         name = getattr(node, "func", None)
         if isinstance(node, ast.Call) and isinstance(name, ast.Name) and name.id == "MigrationError":
             around = [f for f in functions if f.lineno <= node.lineno <= (f.end_lineno or f.lineno)]
-            yield node.lineno, list(possible(node.args[0], around[-1] if around else tree))
+            yield node.lineno, list(possible(node.args[0], around[-1] if around else tree, tree))
 
 
+def refused(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The same of an SQL file, whose functions raise errors by their codes."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for code in re.findall(r"migration\.refuse\('(\w+)'", line):
+            yield number, [code]
+
+
+SQL = sorted((ROOT / "include" / "sql").rglob("*.sql"))
 RAISED = [(path, line, codes) for path in RAISING for line, codes in raised(path)]
+RAISED += [(path, line, codes) for path in SQL for line, codes in refused(path)]
 
 
 @pytest.mark.parametrize(

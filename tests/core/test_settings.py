@@ -31,6 +31,7 @@ def test_without_values_the_defaults_hold() -> None:
         "dry_run": True,
         "entities": (),
         "enable_ai": True,
+        "copy_files": True,
         "batch_size": 25_000,
         "max_retries": 3,
         "max_rejected": 0.1,

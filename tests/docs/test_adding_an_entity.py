@@ -29,6 +29,7 @@ from include.core.resolve import with_hashes
 from include.core.transform import transform
 from include.entities import ENTITIES
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
+from plugins.hooks.target_postgres import PostgresTarget
 from plugins.hooks.target_schema import deploy_schema, register
 from plugins.hooks.tracking import TrackingHook
 
@@ -50,11 +51,12 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
         "INSERT INTO public.cases (id, legacy_instruction_id, patient_id, case_number) VALUES (%s, 5, %s, 'C5')",
         [case, patient],
     )
-    tracking = TrackingHook(connection, "example")
+    target = PostgresTarget(connection)
+    tracking = TrackingHook(target, "example")
     tracking.open_run(type="full", scope="everything", dry_run=False, parameters={}, mapping_version="1",
                       rules_version="1", code_version="1", started_by="test", source_horizon=None, source_identity={})
     batch = LoadBatch("p000-b0000", "all", with_hashes(made.clean), made.rejects, made.findings)
-    fates, _ = BatchLoader(connection, tracking, entity, dry_run=False).load(batch, 1)
+    fates, _ = BatchLoader(target, "example", entity, dry_run=False).load(batch, 1)
     stored = connection.execute(
         "SELECT content, case_id, sender_id, metadata ->> 'author_id' FROM public.case_messages"
     ).fetchall()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ import pytest
 from include.core.batches import Partition, batch_name
 from include.core.ids import target_id, target_ids
 from include.core.resolve import split_merged, with_hashes
+from include.core.spec import Check as Rule
 from include.core.tracking import Check, Fates, failures
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, transform
 from include.entities import ENTITIES
@@ -27,8 +29,9 @@ from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target import open_target
 from plugins.hooks.target_postgres import PostgresTarget
+from plugins.hooks.target_schema import register
 from plugins.hooks.tracking import LedgerRow, TrackingHook
-from tests.conftest import fresh_database
+from tests.conftest import Serving, fresh_database
 
 RUN = "run"
 Connection = psycopg.Connection[Any]
@@ -134,17 +137,17 @@ class Checked:
         """Change the target; at least one row or object must be concerned."""
         assert self.target.execute(statement.encode(), parameters).rowcount != 0
 
-    def checks(self, entity_name: str) -> dict[str, Check]:
+    def checks(self, entity_name: str, way: str = "postgres") -> dict[str, Check]:
         """Every check of an entity by name."""
         entity = ENTITIES[entity_name]
-        with LegacyMdwHook().snapshot() as source, open_target("postgres") as target:
+        with LegacyMdwHook().snapshot() as source, open_target(way) as target:
             comparison = Comparison(target, TrackingHook(target, RUN))
             results = [
                 *comparison.counts(entity),
                 *comparison.key_sets(entity, source, StagingHook(RUN)),
                 *comparison.integrity(entity),
             ]
-            if entity_name == "projects" and entity.embeddings is not None:
+            if entity_name == "projects":
                 results.append(comparison.embeddings(entity))
         return {check.name: check for check in results}
 
@@ -345,3 +348,30 @@ def test_validation_leaves_nothing_behind(checked: Checked) -> None:
     before = checked.target.execute(count).fetchone()
     checked.checks("patients")
     assert checked.target.execute(count).fetchone() == before
+
+
+def test_through_the_api_the_same_is_found(
+    checked: Checked, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for entity in ("practices", "profiles", "projects", "patients"):
+        checked.spoil("DELETE FROM migration.id_map WHERE entity = %s AND legacy_id LIKE '%%1'", entity)
+    checked.spoil("UPDATE public.cases SET deleted_at = now() WHERE legacy_instruction_id %% 2 = 0")
+    checked.source.execute("DELETE FROM dispatch_office WHERE id = %s", [first_key(checked)])
+    with serving(checked.target.info.dsn) as api:
+        connection = {"conn_type": "supabase", "host": api.url, "password": api.keys.secret}
+        monkeypatch.setenv("AIRFLOW_CONN_SUPABASE", json.dumps(connection))
+        for entity in ENTITIES:
+            assert checked.checks(entity, "rest") == checked.checks(entity), entity
+
+
+def test_an_entitys_own_rules_are_checked(checked: Checked) -> None:
+    rules = (
+        Rule("named", "SELECT legacy_office_id::text FROM public.practices WHERE name = ''"),
+        Rule("old", "SELECT legacy_office_id::text AS x, 1 FROM public.practices", severity="warn"),
+    )
+    register(checked.target, [replace(ENTITIES["practices"], checks=rules)])
+    checks = checked.checks("practices")
+    assert (checks["named"].passed, checks["named"].severity, checks["named"].level) == (True, "fail", 4)
+    assert (checks["old"].passed, checks["old"].severity) == (False, "warn")
+    assert checks["old"].sample_keys[0] == min(checks["old"].sample_keys)
+    assert checked.failed("practices") == set()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import socket
+import ssl
+import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from include.core.errors import MigrationError
 from local.environment import connection_variable
 from local.postgres import EmbeddedPostgres
-from plugins.hooks.connect import SOURCE, TARGET, System, connect, is_data_error, translated
+from plugins.hooks.connect import SOURCE, TARGET, System, connect, in_the_clear, translated
+from plugins.hooks.legacy_mdw import LegacyMdwHook
 
 PASSWORD = "Zweifelstein-9"
 
@@ -147,7 +155,8 @@ def test_encryption_that_was_asked_for_is_not_given_up(
     database: str, monkeypatch: pytest.MonkeyPatch, ssl: str
 ) -> None:
     set_variables(monkeypatch, database, LEGACY_DB_SSL=ssl)  # the test server has no certificate
-    assert refused(SOURCE).code == "SOURCE_UNREACHABLE"
+    error = refused(SOURCE)
+    assert (error.code, error.transient) == ("SOURCE_PLAINTEXT", False)
 
 
 def test_the_airflow_connection_wins(
@@ -164,6 +173,170 @@ def test_the_variables_of_the_source_never_supply_the_target(
 ) -> None:
     set_variables(monkeypatch, database)
     assert refused(TARGET).code == "CONNECTION_MISSING"
+
+
+# The loopback address by a name that does not tell: for all that can be known beforehand, another machine.
+ELSEWHERE = "127.1"
+
+
+@SYSTEMS
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"sslmode": "require"},
+        {"sslmode": "prefer"},
+        {"sslmode": "allow"},
+        {"sslmode": "disable"},
+        {"sslmode": "prefer", "allow_plaintext": False},
+        {"sslmode": "disable", "allow_plaintext": "no"},
+        {"allow_plaintext": None},
+    ],
+)
+@pytest.mark.parametrize("host", [ELSEWHERE, f"127.0.0.1,{ELSEWHERE}"])
+def test_plaintext_across_a_network_is_refused(
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    system: System,
+    name: str,
+    extra: dict[str, object],
+    host: str,
+) -> None:
+    monkeypatch.setenv(name, variable(database, host=host, password=PASSWORD, extra=extra))
+    error = refused(system)
+    assert (error.code, error.transient) == (f"{system.prefix}_PLAINTEXT", False)
+    assert error.facts["connection"] == system.conn_id
+
+
+@SYSTEMS
+@pytest.mark.parametrize("extra", [{}, {"sslmode": "prefer"}, {"sslmode": "disable"}])
+@pytest.mark.parametrize("allowed", [True, "true", 1])
+def test_a_setting_allows_plaintext_and_that_can_be_told(
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    system: System,
+    name: str,
+    extra: dict[str, str],
+    allowed: object,
+) -> None:
+    monkeypatch.setenv(name, variable(database, host=ELSEWHERE, extra={**extra, "allow_plaintext": allowed}))
+    with connect(system) as connection:
+        assert in_the_clear(connection)
+
+
+@SYSTEMS
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_what_stays_on_the_machine_need_not_be_encrypted(
+    database: str, monkeypatch: pytest.MonkeyPatch, system: System, name: str, host: str
+) -> None:
+    monkeypatch.setenv(name, variable(database, host=host))
+    with connect(system) as connection:
+        assert not in_the_clear(connection)
+
+
+def test_the_place_that_libpq_would_take_counts(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", ELSEWHERE)
+    monkeypatch.setenv("PGSSLMODE", "prefer")
+    monkeypatch.setenv("AIRFLOW_CONN_SUPABASE_DB", variable(database, host=None, password=PASSWORD))
+    assert refused(TARGET).code == "TARGET_PLAINTEXT"
+
+
+@pytest.mark.parametrize("ssl_setting", ["", "true", "prefer", "allow", "require"])
+def test_the_source_by_variables_is_encrypted_unless_told_otherwise(
+    database: str, monkeypatch: pytest.MonkeyPatch, ssl_setting: str
+) -> None:
+    set_variables(monkeypatch, database, LEGACY_DB_HOST=ELSEWHERE, LEGACY_DB_SSL=ssl_setting)
+    assert refused(SOURCE).code == "SOURCE_PLAINTEXT"
+
+
+@pytest.mark.parametrize("ssl_setting", ["false", "False", "0", "disable"])
+def test_a_no_in_the_variables_allows_plaintext(
+    database: str, monkeypatch: pytest.MonkeyPatch, ssl_setting: str
+) -> None:
+    set_variables(monkeypatch, database, LEGACY_DB_HOST=ELSEWHERE, LEGACY_DB_SSL=ssl_setting)
+    with LegacyMdwHook().snapshot() as source:
+        assert source.in_the_clear
+
+
+def certificate(folder: Path) -> Path:
+    """A file with a key and its certificate, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "legacy")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = folder / "server.pem"
+    file.write_bytes(private + signed.public_bytes(encoding))
+    return file
+
+
+def encrypting(client: socket.socket, context: ssl.SSLContext, server: tuple[str, int]) -> None:
+    """Answer PostgreSQL's request for TLS, then pass on what is inside."""
+
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    client.recv(8)
+    client.sendall(b"S")
+    with context.wrap_socket(client, server_side=True) as inside, socket.create_connection(server) as plain:
+        # The client waits for an answer whenever it has asked, so the two directions never meet in TLS.
+        back = threading.Thread(target=pass_on, args=(plain, inside), daemon=True)
+        back.start()
+        pass_on(inside, plain)
+        back.join()
+
+
+@pytest.fixture
+def tls_port(database: str, tmp_path: Path) -> Iterator[int]:
+    """A port where the database answers with TLS alone; the server itself is built without."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate(tmp_path))
+    parts = urlsplit(database)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client, suppress(OSError):
+                        encrypting(client, context, (str(parts.hostname), int(parts.port or 0)))
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    server.join(5)
+    assert not server.is_alive()
+
+
+@SYSTEMS
+@pytest.mark.parametrize("extra", [{}, {"sslmode": "require"}, {"allow_plaintext": True}])
+def test_across_a_network_the_connection_is_encrypted_by_itself(
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    tls_port: int,
+    system: System,
+    name: str,
+    extra: dict[str, object],
+) -> None:
+    monkeypatch.setenv(name, variable(database, host=ELSEWHERE, port=tls_port, extra=extra))
+    with connect(system) as connection:
+        assert connection.pgconn.ssl_in_use
+        assert not in_the_clear(connection)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 # The statements quote the value, so that the server's messages do, too.
@@ -209,10 +382,3 @@ def test_what_may_pass_by_itself_is_transient(
 def test_a_registered_error_passes_through() -> None:
     with pytest.raises(MigrationError, match="RUN_STOPPED"), translated(SOURCE):
         raise MigrationError("RUN_STOPPED", "")
-
-
-def test_rows_not_systems_cause_data_errors() -> None:
-    assert is_data_error(psycopg.errors.UniqueViolation())
-    assert is_data_error(psycopg.errors.InvalidTextRepresentation())
-    assert not is_data_error(psycopg.errors.UndefinedTable())
-    assert not is_data_error(psycopg.OperationalError())

@@ -174,6 +174,15 @@ def test_what_was_proved_stays_so_though_its_source_is_gone(world: World, root: 
     assert world.copy(again(outcome_of(first))) == Result(FileCounts(files=1, missing=1))
 
 
+def test_nor_does_it_change_when_the_source_becomes_unreadable(world: World, root: Path):
+    put(root, noise(10))
+    first = world.copy()
+    file = root / str(planned().uid)
+    file.unlink()
+    file.symlink_to(root)
+    assert world.copy(again(outcome_of(first))) == Result(FileCounts(files=1, failed=1))
+
+
 def test_a_size_that_differs_is_told(world: World, root: Path):
     put(root, noise(10))
     result = world.copy(planned(expected_size=11))

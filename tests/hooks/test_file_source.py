@@ -234,20 +234,24 @@ def web() -> Iterator[str]:
 
 
 class TestWeb:
-    def test_private_addresses_are_refused_unless_named(self, web: str):
-        refused = WebFiles(f"http://{web}/files")
+    def test_private_addresses_are_refused_unless_named(self):
+        refused = WebFiles("https://localhost:9/files")
         for attempt in (refused.check, lambda: refused.stat("file")):
             with pytest.raises(MigrationError) as caught:
                 attempt()
             assert caught.value.code == "FILES_SETTING_INVALID"
-            assert "MIGRATION_FILES_PRIVATE_HOSTS" in str(caught.value)
-        assert not _Web.asked
+            assert "MIGRATION_FILES_TRUSTED_HOSTS" in str(caught.value)
+
+    def test_so_is_what_is_not_encrypted(self):
+        with pytest.raises(MigrationError) as caught:
+            legacy_files({"MIGRATION_FILES_URI": "http://files.example.org/"})
+        assert caught.value.code == "FILES_SETTING_INVALID"
 
     def test_files_are_read_from_a_host_that_is_named(self, web: str):
         found = legacy_files(
             {
                 "MIGRATION_FILES_URI": f"http://some:word@{web}/files/",
-                "MIGRATION_FILES_PRIVATE_HOSTS": "other.example, LOCALHOST",
+                "MIGRATION_FILES_TRUSTED_HOSTS": "other.example, LOCALHOST",
             }
         )
         assert found is not None
@@ -264,26 +268,26 @@ class TestWeb:
 
     @pytest.mark.parametrize("path", ["moved", "closed"])
     def test_redirects_and_refusals_concern_one_file(self, web: str, path: str):
-        source = WebFiles(f"http://{web}/files", private_hosts=frozenset({"localhost"}))
+        source = WebFiles(f"http://{web}/files", trusted_hosts=frozenset({"localhost"}))
         with pytest.raises(FileUnreadableError):
             source.stat(path)
         assert [asked for asked, _ in _Web.asked] == [f"/files/{path}"]
 
     def test_a_server_that_is_busy_is_asked_again_later(self, web: str):
-        source = WebFiles(f"http://{web}/files", private_hosts=frozenset({"localhost"}))
+        source = WebFiles(f"http://{web}/files", trusted_hosts=frozenset({"localhost"}))
         with pytest.raises(MigrationError) as caught:
             source.stat("busy")
         assert (caught.value.code, caught.value.transient) == ("FILES_SOURCE_INTERRUPTED", True)
 
     def test_one_that_is_not_there_is_an_error(self):
-        source = WebFiles("http://user:password@127.0.0.1:9/", private_hosts=frozenset({"127.0.0.1"}))
+        source = WebFiles("https://user:password@127.0.0.1:9/", trusted_hosts=frozenset({"127.0.0.1"}))
         with pytest.raises(MigrationError) as caught:
             source.check()
         assert caught.value.code == "FILES_ROOT_UNREADABLE"
         assert "password" not in str(caught.value)
 
     def test_the_name_is_resolved_once(self, web: str, monkeypatch: pytest.MonkeyPatch):
-        source = WebFiles(f"http://{web}/files", private_hosts=frozenset({"localhost"}))
+        source = WebFiles(f"http://{web}/files", trusted_hosts=frozenset({"localhost"}))
         source.check()
         resolve = socket.getaddrinfo
 

@@ -124,6 +124,7 @@ def read_everything(source: Snapshot) -> dict[str, int]:
     source.holders(open_since=1)
     tables = {table.name for entity in ENTITIES.values() for table in entity.source.all_tables()}
     source.columns(tables)
+    source.role(tables)
     source.without_transactions(tables)
     rows = {}
     for entity in ENTITIES.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import jwt
@@ -12,6 +13,7 @@ import pytest
 
 from include.core.errors import MigrationError
 from local.storage_server import PIECE_BYTES, Fault, StorageServer
+from local.supabase_api import SupabaseApi
 from plugins.hooks.storage import CHUNK_BYTES, ObjectRefusedError, StorageHook, UploadGoneError, retry_after
 
 SECRET = "a secret by which the tokens of these tests are signed"
@@ -344,3 +346,24 @@ def test_connection_or_variables(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(MigrationError) as caught:
         StorageHook.from_connection(max_retries=1)
     assert caught.value.code == "TARGET_PLAINTEXT"
+
+
+def test_behind_the_gateway_of_a_project(
+    running: StorageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its address and its opaque keys; where a resumable upload lies is told as seen from behind the gateway."""
+    with SupabaseApi(tmp_path / "supabase", storage=running.url) as api:
+        running.clear()
+        monkeypatch.setattr(running, "jwt_secret", api.keys.jwt_secret)
+        hook = StorageHook(api.url, api.keys.secret, sleep=Waits())
+        assert hook.ensure_bucket(BUCKET)
+        hook.upload(BUCKET, KEY, SMALL, "model/stl")
+        assert hook.digest(BUCKET, KEY) == (len(SMALL), sha256(SMALL))
+        running.faults.append(Fault("PATCH", "resumable", skip=1, drop_after=1_000))
+        send_all(hook, LARGE)
+        assert hook.digest(BUCKET, KEY) == (len(LARGE), sha256(LARGE))
+        for key in (api.keys.publishable, api.keys.anon):
+            assert StorageHook(api.url, key).stat(BUCKET, KEY) is None
+            with pytest.raises(MigrationError) as caught:
+                StorageHook(api.url, key).upload(BUCKET, KEY, SMALL, "model/stl")
+            assert caught.value.code == "FILES_KEY_REFUSED"

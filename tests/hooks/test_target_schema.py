@@ -16,7 +16,7 @@ from plugins.hooks.target_postgres import session
 from plugins.hooks.target_schema import (
     check_platform,
     deploy_schema,
-    expected_registration,
+    registration,
     is_deployed,
     register,
     vector_dimensions,
@@ -175,17 +175,13 @@ class TestVerification:
             verify_schema(target.api, DIMENSIONS + 1)
         assert caught.value.code == "TARGET_DIMENSIONS"
 
-    def test_registering_gives_files_deployed_by_other_means_their_hashes(self, target: Target) -> None:
-        target.connection.execute("UPDATE migration.schema_versions SET hash = NULL")
-        register(target.connection, ENTITIES.values())
-        verify_schema(target.api, None)
-
     def test_what_is_declared_is_what_is_registered(self, target: Target) -> None:
-        expected = expected_registration(ENTITIES.values())
+        expected = registration(ENTITIES.values())
         assert expected["entities"].keys() == ENTITIES.keys()
         assert expected["entities"]["patients"]["enums"] == [{"name": "gender", "type": "gender_type"}]
         assert {"name": "practice_id", "entity": "practices", "required": False} in expected["entities"][
             "patients"
         ]["refs"]
         deployed = target.api.call("deployed")
-        assert deployed == {**expected, "dimensions": DIMENSIONS}
+        versions = {file.name: file.hash for file in schema_files()}
+        assert deployed == {**expected, "schema_versions": versions, "dimensions": DIMENSIONS}

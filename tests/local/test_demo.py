@@ -253,6 +253,7 @@ class TestWays:
                 connection = json.loads(environment["AIRFLOW_CONN_SUPABASE"])
                 client = create_client(connection["host"], connection["password"])
                 assert client.table("patients").select("id").execute().data == []
+                assert client.storage.list_buckets() == []
             assert f"supabase: {deployed}" in told[1]
             told.clear()
 

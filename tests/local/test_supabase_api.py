@@ -118,6 +118,17 @@ def test_statements_end_after_the_hosted_timeout(target_api: SupabaseApi, target
     assert answer.json() == "8s"
 
 
+def test_a_function_may_set_its_own_timeout(target_database: str, serving: Serving) -> None:
+    with psycopg.connect(target_database) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.slow() RETURNS void LANGUAGE sql SET statement_timeout = '100ms'"
+            " AS 'SELECT pg_sleep(5)'"
+        )
+    with serving(target_database) as api:
+        answer = call(api, "slow")
+    assert (answer.status_code, answer.json()["code"]) == (500, "57014")
+
+
 def test_a_schema_that_comes_later_is_found(target_api: SupabaseApi, target_database: str) -> None:
     assert who(target_api, apikey=target_api.keys.secret).json()["code"] == "PGRST202"
     with psycopg.connect(target_database) as connection:

@@ -122,6 +122,9 @@ BEGIN
   REVOKE ALL ON ALL FUNCTIONS IN SCHEMA migration, migration_api FROM PUBLIC;
   REVOKE ALL ON ALL TABLES IN SCHEMA migration FROM PUBLIC;
   GRANT ALL ON ALL TABLES IN SCHEMA migration TO service_role;
+  -- What functions trust, and queries that they run, change on deployment only.
+  REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON migration.schema_versions, migration.finding_kinds,
+    migration.entities FROM service_role;
   GRANT USAGE ON ALL SEQUENCES IN SCHEMA migration TO service_role;
   GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA migration, migration_api TO service_role;
 END $$;

@@ -5,8 +5,6 @@
 -- deploys; the tool calls it over a direct connection, the Supabase CLI runs a file that does.
 CREATE FUNCTION migration.register(p_registration jsonb) RETURNS void
 LANGUAGE sql SET search_path = '' AS $$
-  UPDATE migration.schema_versions v SET hash = f.value
-  FROM jsonb_each_text(p_registration -> 'schema_versions') f WHERE v.name = f.key AND v.hash IS NULL;
   INSERT INTO migration.finding_kinds (code, reason, how_to_fix)
   SELECT k.key, k.value ->> 'reason', k.value ->> 'how_to_fix' FROM jsonb_each(p_registration -> 'finding_kinds') k
   ON CONFLICT (code) DO UPDATE SET reason = excluded.reason, how_to_fix = excluded.how_to_fix;
