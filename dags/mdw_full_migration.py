@@ -17,7 +17,7 @@ again is harmless: rows that did not change are not written.
 first run should be a dry run (the default): it predicts every count and writes nothing to the business tables.
 
 **Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`,
-`fail_fast`, `keep_staging`, `log_level`; the form describes each. Unknown keys are refused.
+`fail_fast`, `keep_staging`, `log_level`, `load_via`, `copy_files`; the form describes each. Unknown keys are refused.
 
 **When a task is red.**
 

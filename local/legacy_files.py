@@ -1,8 +1,8 @@
 """Files for the projects of the synthetic source: binary STL, the same for the same project.
 
-The source itself has no bytes. A share of its projects gets a file, named by the project's uid; the rest stays
-without, as in a real installation. One file is larger than what Storage takes in one request, one is empty, and the
-others are small: what matters is how they travel. Sizes differ from those that the rows tell, which is reported.
+The source itself has no bytes. Its first projects get a file each, named by the project's uid; some of them, and all
+the rest, stay without. One file is larger than what Storage takes in one request, one is empty, and the others are
+small: what matters is how they travel. The rows are told the files' sizes, but for some, so that the difference shows.
 
 ``python -m local.legacy_files --dsn postgresql://… --folder FOLDER``
 """
@@ -21,7 +21,8 @@ import psycopg
 MOST_FILES = 300
 """However many projects there are: the demo is no test of a disk."""
 
-_MISSING_EVERY = 12
+_MISSING_EVERY, _MISSING_PLACE = 12, 2
+_UNTOLD_EVERY = 60
 _LARGE_BYTES = 8_000_000
 _MOST_FACETS = 2_000
 _HEADER_BYTES, _FACET = 80, np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
@@ -35,10 +36,10 @@ def _say(line: str) -> None:
 
 
 def fill(dsn: str, folder: Path, progress: Progress = _say) -> None:
-    """Write files for the first projects of a source; those that are there already are left alone.
+    """Write files for the first projects of a source, and their sizes into its rows; what is there is left alone.
 
     Args:
-        dsn: libpq connection string of a filled legacy source.
+        dsn: libpq connection string of a filled legacy source, for somebody who may write there.
         folder: made if absent, closed to other users.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,17 +47,21 @@ def fill(dsn: str, folder: Path, progress: Progress = _say) -> None:
         found = connection.execute(
             "SELECT id, uid::text FROM dispatch_project ORDER BY id LIMIT %s", [MOST_FILES]
         )
-        projects: list[tuple[int, str]] = found.fetchall()
-    written = 0
-    for place, (key, uid) in enumerate(projects):
-        if place % _MISSING_EVERY == 2:  # noqa: PLR2004 - neither the large nor the empty one
-            continue
-        file = folder / uid
-        if not file.exists():
-            file.write_bytes(b"" if place == 1 else stl(key, _facets(place, key)))
-            written += 1
-    there = sum(1 for _, uid in projects if (folder / uid).exists())
-    progress(f"{there} of the first {len(projects)} projects have a file in {folder}, {written} of them new")
+        sizes: dict[int, int] = {}
+        for place, (key, uid) in enumerate(found.fetchall()):
+            if place % _MISSING_EVERY == _MISSING_PLACE:
+                continue
+            file = folder / uid
+            if not file.exists():
+                file.write_bytes(b"" if place == 1 else stl(key, _facets(place, key)))
+            sizes[key] = file.stat().st_size
+        told = {key: size for place, (key, size) in enumerate(sizes.items()) if place % _UNTOLD_EVERY}
+        connection.execute(
+            "UPDATE dispatch_project p SET size = f.size FROM unnest(%s::bigint[], %s::bigint[]) AS f (id, size)"
+            " WHERE p.id = f.id AND p.size <> f.size",
+            [list(told), list(told.values())],
+        )
+    progress(f"files of {len(sizes)} projects ({sum(sizes.values()) / 1e6:.1f} MB) are in {folder}")
 
 
 def _facets(place: int, seed: int) -> int:

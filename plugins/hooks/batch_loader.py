@@ -13,6 +13,7 @@ from include.core.mapping import mapping_version, rules_version
 from include.core.spec import Entity
 from include.core.tracking import Fates
 from plugins.hooks.target import Target
+from plugins.hooks.tracking import peak_memory_mb
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class BatchLoader:
             "load_batch",
             run=self._run_id,
             entity=self._entity.name,
-            batch=ledger,
+            batch={**ledger, "memory_mb": peak_memory_mb()},
             versions={"mapping": mapping_version(), "rules": rules_version()},
             dry_run=self._dry_run,
             **arguments,

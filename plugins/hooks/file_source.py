@@ -154,10 +154,11 @@ def _file_system(uri: str) -> tuple[AbstractFileSystem, str]:
     """With the credentials of an Airflow connection where Airflow knows the kind of store."""
     try:
         root = ObjectStoragePath(uri)
+        system = root.fs
     except ValueError:
         system, path = url_to_fs(uri)
         return system, str(path)
-    return root.fs, root.path
+    return system, root.path
 
 
 def _invalid(setting: str, detail: str) -> MigrationError:

@@ -14,7 +14,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,6 +70,14 @@ class StoredObject:
 
     size: int
     etag: str
+
+    @classmethod
+    def of_info(cls, info: Mapping[str, Any]) -> StoredObject:
+        """From ``object/info``: older servers, and others that follow them, show what the object's row holds."""
+        row = info.get("metadata") or {}
+        size = row.get("size") if info.get("size") is None else info["size"]
+        etag = str(info.get("etag") or row.get("eTag") or "").strip('"').lower()
+        return cls(-1 if size is None else int(size), etag)
 
     def has_md5(self, md5: str) -> bool:
         """Whether the tag proves the content; False proves nothing."""
@@ -158,8 +166,7 @@ class StorageHook(BaseHook):
             if error.facts.get("status") == httpx.codes.NOT_FOUND and error.code != "FILES_BUCKET_MISSING":
                 return None
             raise
-        etag = str(info.get("etag") or "").strip('"').lower()
-        return StoredObject(int(info.get("size") or 0), etag)
+        return StoredObject.of_info(info)
 
     def upload(self, bucket: str, key: str, content: bytes, mime_type: str) -> None:
         """Store a whole object, in place of one that is there.

@@ -51,6 +51,9 @@ class Target(Protocol):
     """
 
     way: str
+    conn_id: str
+    plaintext: bool
+    """Whether what is sent crosses a network in the clear, as a setting allows."""
 
     def call(
         self, function: str, /, *, incoming: Mapping[str, pa.Table | Rows] | None = None, **arguments: Any

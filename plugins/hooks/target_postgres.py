@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from include.core.copytext import format_rows, parse_rows
-from plugins.hooks.connect import TARGET, connect, translated
+from plugins.hooks.connect import TARGET, connect, in_the_clear, translated
 from plugins.hooks.target import Rows, Target
 
 # Sent as one, for the target may be far away.
@@ -46,9 +46,11 @@ class PostgresTarget:
     """Calls functions over a connection in autocommit that the caller owns."""
 
     way = "postgres"
+    conn_id = TARGET.conn_id
 
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         self._connection = connection
+        self.plaintext = in_the_clear(connection)
         info = connection.info
         self._conninfo = make_conninfo(**{**info.get_parameters(), "password": info.password})
 

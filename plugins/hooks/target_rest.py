@@ -24,7 +24,7 @@ from supabase import Client, ClientOptions, create_client
 
 from include.core.errors import MigrationError, raised_by_target
 from plugins.hooks.connect import REGISTERED, is_transient
-from plugins.hooks.supabase_project import SupabaseProject, supabase_project
+from plugins.hooks.supabase_project import CONNECTION, SupabaseProject, supabase_project
 from plugins.hooks.target import Rows, Target
 
 SCHEMA = "migration_api"
@@ -73,10 +73,12 @@ class RestTarget:
     """
 
     way = "rest"
+    conn_id = CONNECTION
 
     def __init__(self, api: _Api, project: SupabaseProject, *, max_retries: int, batch_size: int) -> None:
         self._api = api
         self._project = project
+        self.plaintext = project.plaintext
         self._max_retries = max_retries
         self._chunk_rows = batch_size
 

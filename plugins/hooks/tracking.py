@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -69,6 +70,11 @@ class _State:
                     "RUN_CODE_CHANGED",
                     f"The run was opened with {what} {before}, present is {versions[name]}.",
                 )
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class TrackingHook(BaseHook):

@@ -16,6 +16,7 @@ from plugins.hooks.decisions import COMPARED, Decisions
 from plugins.hooks.source_memory import last_complete_run
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target import Target
+from plugins.hooks.tracking import peak_memory_mb
 from plugins.operators.preflight import chosen
 from plugins.operators.step import Clock, MigrationOperator, Run, code_version
 
@@ -55,7 +56,7 @@ class DeduplicateOperator(MigrationOperator):
         waiting = result.pairs.column("decision").to_pylist().count("pending")
         self.progress(
             f"{name}: {merged:,} merged into survivors, {waiting:,} pairs to review,"
-            f" {clock.seconds:.1f} s, {clock.memory_mb:.0f} MB"
+            f" {clock.seconds:.1f} s, {peak_memory_mb():.0f} MB"
         )
         return {"merged": merged, "pending": waiting}
 

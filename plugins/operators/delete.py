@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target import Target
-from plugins.hooks.tracking import TrackingHook
+from plugins.hooks.tracking import TrackingHook, peak_memory_mb
 from plugins.operators.preflight import chosen
 from plugins.operators.step import MigrationOperator, Run
 
@@ -33,7 +33,12 @@ class DeleteOperator(MigrationOperator):
                 incoming={"gone_keys": StagingHook(run.run_id).read("gone", entity, "all")},
                 run=run.run_id,
                 entity=entity,
-                batch={"phase": self.phase, "batch": _BATCH, "attempt": run.attempt},
+                batch={
+                    "phase": self.phase,
+                    "batch": _BATCH,
+                    "attempt": run.attempt,
+                    "memory_mb": peak_memory_mb(),
+                },
                 dry_run=run.settings.dry_run,
             )
         )

@@ -18,6 +18,7 @@ from include.core.notes import Note
 from include.core.settings import Settings
 from include.core.spec import Entity
 from include.entities import ENTITIES
+from plugins.hooks.connect import SOURCE
 from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.legacy_mdw import LegacyMdwHook, Snapshot
 from plugins.hooks.plans import PlansHook
@@ -86,10 +87,11 @@ class CheckSourceOperator(MigrationOperator):
     tracked = False
 
     def step(self, run: Run) -> None:
-        """Raises SOURCE_DRIFT or SOURCE_FORBIDDEN with the exact difference."""
+        """Raises SOURCE_DRIFT or SOURCE_FORBIDDEN with the exact difference, SOURCE_ROW_SECURITY."""
         entities = chosen(run.settings)
         tables = {table.name for entity in entities for table in entity.source.all_tables()}
         with LegacyMdwHook().snapshot() as source:
+            source.role(tables).refuse_row_security()
             drift = compare(entities, source.columns(tables))
         for note in drift.notes:
             LOG.info("Source: %s", note)
@@ -163,6 +165,8 @@ class OpenRunOperator(MigrationOperator):
                 horizon, identity = source.horizon(), source.identity(tables)
                 holders = source.holders(open_since=seen[-1].next_xid if seen else None)
                 views = source.without_transactions(tables)
+                role, clear = source.role(tables), [SOURCE.conn_id] if source.in_the_clear else []
+            clear += [target.conn_id] if target.plaintext else []
             scope, notes = _scope(target, run, [*seen, identity])
             TrackingHook(target, run.run_id).open_run(
                 type=run.type,
@@ -179,6 +183,7 @@ class OpenRunOperator(MigrationOperator):
             )
             notes += [Note(holder.note, holder.facts) for holder in holders]
             notes += [Note("without_row_versions", {"table": table}) for table in views]
+            notes += [*role.notes, *(Note("plaintext", {"connection": name}) for name in clear)]
             for note in notes:
                 RunNotes(target, run.run_id).record(note.code, **note.facts)
                 LOG.log(_LEVELS[note.kind.severity], note.text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.run_lock import Heartbeat
 from plugins.hooks.target import Target, batch_rows, open_target
-from plugins.hooks.tracking import LedgerRow, TrackingHook
+from plugins.hooks.tracking import LedgerRow, TrackingHook, peak_memory_mb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -261,7 +260,7 @@ class PartitionOperator(MigrationOperator):
 
 
 class Clock:
-    """Time and memory of one batch."""
+    """Time of one batch."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -270,11 +269,6 @@ class Clock:
     def seconds(self) -> float:
         """Since the clock was made."""
         return time.monotonic() - self._started
-
-    @property
-    def memory_mb(self) -> float:
-        """Peak resident memory of this process so far, in MB."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def ledger_row(
         self,
@@ -289,7 +283,7 @@ class Clock:
     ) -> LedgerRow:
         """The ledger's row of the batch that this clock timed."""
         return LedgerRow(
-            entity, phase, batch, key_range, fates, run.attempt, self.seconds, self.memory_mb, deleted=deleted
+            entity, phase, batch, key_range, fates, run.attempt, self.seconds, peak_memory_mb(), deleted=deleted
         )
 
 

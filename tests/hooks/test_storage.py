@@ -14,7 +14,14 @@ import pytest
 from include.core.errors import MigrationError
 from local.storage_server import PIECE_BYTES, Fault, StorageServer
 from local.supabase_api import SupabaseApi
-from plugins.hooks.storage import CHUNK_BYTES, ObjectRefusedError, StorageHook, UploadGoneError, retry_after
+from plugins.hooks.storage import (
+    CHUNK_BYTES,
+    ObjectRefusedError,
+    StorageHook,
+    StoredObject,
+    UploadGoneError,
+    retry_after,
+)
 
 SECRET = "a secret by which the tokens of these tests are signed"
 BUCKET, KEY = "projects", "12/0d6e3f0a-6f0b-4c53-8f4e-1f7f3a1b2c3d"
@@ -329,6 +336,20 @@ def test_of_refusals_nothing_but_status_and_code_is_told(hook: StorageHook):
 )
 def test_retry_after(value: str, seconds: float | None):
     assert retry_after(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("info", "stored"),
+    [
+        ({"size": 0, "etag": '"AB"', "metadata": {"size": 7}}, StoredObject(0, "ab")),
+        ({"size": None, "etag": None, "metadata": {"size": 7, "eTag": '"ab"'}}, StoredObject(7, "ab")),
+        ({"metadata": {"size": "7"}}, StoredObject(7, "")),
+        ({"metadata": None}, StoredObject(-1, "")),
+    ],
+    ids=["newer", "older", "no tag", "nothing"],
+)
+def test_what_servers_of_different_age_say_of_an_object(info: dict[str, object], stored: StoredObject):
+    assert StoredObject.of_info(info) == stored
 
 
 def test_connection_or_variables(monkeypatch: pytest.MonkeyPatch):

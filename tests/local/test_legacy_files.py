@@ -19,20 +19,25 @@ def test_a_model_is_binary_stl_and_the_same_each_time():
 
 
 def test_some_projects_have_files(database: str, tmp_path: Path):
+    folder = tmp_path / "files"
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
-            "CREATE TABLE dispatch_project AS SELECT n * 3 AS id, md5(n::text)::uuid AS uid"
+            "CREATE TABLE dispatch_project AS SELECT n * 3 AS id, md5(n::text)::uuid AS uid, -1::bigint AS size"
             " FROM generate_series(1, 400) n"
         )
-    said: list[str] = []
-    folder = tmp_path / "files"
-    fill(database, folder, said.append)
-    files = {file.name: file.stat().st_size for file in folder.iterdir()}
-    assert MOST_FILES * 0.9 < len(files) < MOST_FILES
-    assert list(files.values()).count(0) == 1
-    assert sum(size > PIECE_BYTES for size in files.values()) == 1
-    assert sum(files.values()) < 40_000_000
-    assert folder.stat().st_mode & 0o077 == 0
-    fill(database, folder, said.append)
-    assert said[0].endswith(f"{len(files)} of them new")
-    assert said[1].endswith(" 0 of them new")
+        fill(database, folder, lambda _: None)
+        files = {file.name: file.stat() for file in folder.iterdir()}
+        sizes = [about.st_size for about in files.values()]
+        assert MOST_FILES * 0.9 < len(files) < MOST_FILES
+        assert sizes.count(0) == 1
+        assert sum(size > PIECE_BYTES for size in sizes) == 1
+        assert sum(sizes) < 40_000_000
+        assert folder.stat().st_mode & 0o077 == 0
+
+        rows = connection.execute("SELECT uid::text, size FROM dispatch_project WHERE size >= 0").fetchall()
+        assert {uid: size for uid, size in rows if files[uid].st_size != size} == {}
+        assert 0 < len(files) - len(rows) < 10
+        fill(database, folder, lambda _: None)
+        assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == {
+            name: about.st_mtime_ns for name, about in files.items()
+        }
