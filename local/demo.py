@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from local.databases import DEFAULT_PATIENTS, LEGACY, TARGET, legacy_dsn, prepar
 from local.deployment import deploy
 from local.environment import State, airflow_environment, supabase_variable
 from local.gateway import KEYS_FILE
+from local.legacy_files import fill
 from local.postgres import EmbeddedPostgres, ServerError
 from local.postgrest import PostgrestError
 from local.processes import (
@@ -109,13 +110,15 @@ def prepared_environment(
     server.start()
     progress(f"PostgreSQL {server.major} listens on 127.0.0.1:{server.port}")
     prepare(server, patients=patients, progress=progress)
-    with ExitStack() as stack:
+    fill(server.dsn(LEGACY), state.files, progress)
+    serve = served_target if via == REST else served_storage
+    with serve(state, server, progress) as supabase:
         environment = airflow_environment(
             state,
             legacy_dsn=legacy_dsn(server),
             target_dsn=target_dsn(server) if via == POSTGRES else None,
-            supabase=stack.enter_context(served_target(state, server, progress)) if via == REST else None,
-        )
+            supabase=supabase,
+        ) | {"MIGRATION_FILES_URI": f"file://{state.files}"}
         migrate_metadata(state, environment, progress)
         yield environment
 
@@ -133,6 +136,18 @@ def served_target(state: State, server: EmbeddedPostgres, progress: Callable[[st
         api.serving(server.dsn(TARGET, role="authenticator")),
     ):
         progress(f"Supabase API: PostgREST and a storage server behind {api.url}")
+        yield supabase_variable(api.url, keys.secret)
+
+
+@contextmanager
+def served_storage(state: State, _: EmbeddedPostgres, progress: Callable[[str], None]) -> Iterator[str]:
+    """Storage alone, which has no other way in; gives the connection to it."""
+    keys = ApiKeys.kept_in(state.supabase / KEYS_FILE)
+    with (
+        StorageServer(state.supabase / "storage", keys.jwt_secret) as storage,
+        SupabaseApi(state.supabase, storage=storage.url) as api,
+    ):
+        progress(f"Supabase API: a storage server behind {api.url}")
         yield supabase_variable(api.url, keys.secret)
 
 

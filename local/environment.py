@@ -57,6 +57,11 @@ class State:
         """MIGRATION_REPORT_URI: one folder per run."""
         return self.folder / "reports"
 
+    @property
+    def files(self) -> Path:
+        """MIGRATION_FILES_URI of the demo: files of the source's projects."""
+        return self.folder / "files"
+
     def create(self) -> None:
         """Make the folders that hold rows, reports and logs, closed to other users."""
         for folder in (self.airflow, self.logs, self.staging, self.reports):

@@ -17,6 +17,7 @@ from plugins.operators.deduplicate import DeduplicateOperator
 from plugins.operators.delete import DeleteOperator
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
 from plugins.operators.extract import ExtractOperator
+from plugins.operators.files import CopyFilesOperator, FileManifestOperator, PlanFilesOperator
 from plugins.operators.load import LoadOperator, ReferencesOperator
 from plugins.operators.preflight import (
     CheckSettingsOperator,
@@ -142,6 +143,16 @@ def loading(transformed: Mapped) -> TaskGroup:
                 references = ReferencesOperator(task_id=f"{entity.name}_references", entity=entity.name)
                 last[entity.name] >> references
                 last[entity.name] = references
+        last["projects"] >> _files("projects", transformed)
+    return group
+
+
+def _files(entity: str, transformed: Mapped) -> TaskGroup:
+    """Files of an entity's rows into Storage."""
+    with TaskGroup("phase_2a_files", tooltip="Projects' 3D files into Supabase Storage") as group:
+        plan = PlanFilesOperator(task_id="plan_files", entity=entity, partitions=transformed[entity].output)
+        copied = _mapped(CopyFilesOperator, entity, {entity: plan}, task_id="copy_files")
+        plan >> FileManifestOperator(task_id="file_manifest", entity=entity, results=copied.output)
     return group
 
 

@@ -71,6 +71,12 @@ def _of_systems() -> Iterable[ErrorKind]:
         "Set the connection or the variables named in the message (README, 'Your own databases').",
     )
     yield ErrorKind(
+        "CONNECTION_INVALID",
+        config,
+        "The address or the key of connection `supabase`, or of the variables in its place, cannot be used.",
+        "Correct it as the message says: the project's URL as the dashboard shows it, and its service key.",
+    )
+    yield ErrorKind(
         "SOURCE_UNREACHABLE",
         connection,
         "The legacy database did not answer.",
@@ -126,8 +132,8 @@ def _of_systems() -> Iterable[ErrorKind]:
     yield ErrorKind(
         "TARGET_UNREACHABLE",
         connection,
-        "The target database did not answer.",
-        "Check host, port, network and TLS of connection `supabase_db`, then clear the failed task.",
+        "The target database, or the API before it, did not answer.",
+        "Check host, port, network and TLS of connection `supabase_db` (or `supabase`), then clear the failed task.",
         transient=True,
     )
     yield ErrorKind(
@@ -169,6 +175,13 @@ def _of_systems() -> Iterable[ErrorKind]:
         "The schema migration_api is not among those that the target's API exposes.",
         "Add it: Dashboard, Project Settings, Data API, Exposed schemas; with the Supabase CLI in config.toml, "
         "`[api] schemas`. Only the service key may call what it holds. Then clear the failed task.",
+    )
+    yield ErrorKind(
+        "TARGET_NO_API",
+        api,
+        "What answers at the address of connection `supabase` is not the API of a Supabase project.",
+        "Compare the address with the project's URL in the dashboard; a proxy in between, a login page or a paused "
+        "project may answer too. Then clear the failed task.",
     )
     yield ErrorKind(
         "TARGET_REQUEST_TOO_LARGE",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.core.mapping import mapping_version, rules_version
+from include.core.resolve import refuse_unstorable
 from include.core.spec import Entity
 from include.core.tracking import Fates
 from plugins.hooks.target import Target
@@ -44,8 +45,9 @@ class LoadBatch:
 class BatchLoader:
     """Loads batches of one entity for one run; each batch is one transaction.
 
-    Rows that the target refuses are found by halving and quarantined alone. A dry run takes the same way, takes the
-    business writes back and keeps only the counts and the planned ids.
+    Rows that the target refuses are found by halving and quarantined alone; those that cannot even be sent are
+    quarantined before. A dry run takes the same way, takes the business writes back and keeps only the counts and
+    the planned ids.
     """
 
     def __init__(self, target: Target, run_id: str, entity: Entity, *, dry_run: bool) -> None:
@@ -63,7 +65,8 @@ class BatchLoader:
             "attempt": attempt,
             "fingerprint": batch.fingerprint,
         }
-        rows = {"rows": batch.clean, "rejects": batch.rejects, "findings": batch.findings}
+        clean, rejects = refuse_unstorable(batch.clean, batch.rejects)
+        rows = {"rows": clean, "rejects": rejects, "findings": batch.findings}
         answer = self._call(ledger, incoming=rows)
         seconds = answer.pop("seconds")
         return Fates(**answer), seconds

@@ -15,9 +15,9 @@ from typing import Any
 import psycopg
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from mdw_supabase.hook import is_loopback
 
 from include.core.errors import MigrationError, raised_by_target
-from plugins.hooks.supabase_project import is_loopback
 
 CONNECT_TIMEOUT_SECONDS = 10
 # libpq settings that a connection's extra may carry.

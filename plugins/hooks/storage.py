@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BufferedReader, BytesIO
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -34,7 +35,7 @@ _TUS = {"Tus-Resumable": "1.0.0"}
 _RESUMABLE = "upload/resumable"
 # A server may take a while to assemble what it was sent.
 _TIMEOUT = httpx.Timeout(120, connect=10)
-_DOWNLOAD_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 30.0
 _SAFE_CODE = re.compile(r"[A-Za-z_ ]{1,40}")
 _KEY_CODES = {"Unauthorized", "InvalidJWT", "AccessDenied", "Invalid JWT"}
@@ -175,10 +176,10 @@ class StorageHook(BaseHook):
             ObjectRefusedError: too large, of a type or with a key that is not allowed.
             MigrationError: of the request.
         """
+        options: Any = {"content-type": mime_type, "upsert": "true"}
+        # As a file, which is sent block by block: of bytes, what is not yet sent would be copied each time.
         self._retried(
-            lambda: self._storage.from_(bucket).upload(
-                key, content, {"content-type": mime_type, "upsert": "true"}
-            ),
+            lambda: self._storage.from_(bucket).upload(key, BufferedReader(BytesIO(content)), options),
             bucket=bucket,
         )
 
@@ -209,18 +210,14 @@ class StorageHook(BaseHook):
         """Size and SHA-256 (hexadecimal) of what Storage holds, read back as a stream."""
         return self._retried(lambda: self._read_back(bucket, key), bucket=bucket)
 
-    def remove(self, bucket: str, keys: list[str]) -> None:
-        """Delete objects, 1,000 at most; for tests and clean-up by hand, never done by a migration."""
-        self._retried(lambda: self._storage.from_(bucket).remove(keys), bucket=bucket)
-
     def _read_back(self, bucket: str, key: str) -> tuple[int, str]:
         size, digest = 0, hashlib.sha256()
         url = f"{self._base}object/{quote(bucket)}/{quote(key)}"
         with self._http.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
-            if answer.is_error:
+            if not answer.is_success:
                 answer.read()
                 answer.raise_for_status()
-            for block in answer.iter_raw(_DOWNLOAD_BYTES):
+            for block in answer.iter_raw(_BLOCK_BYTES):
                 size += len(block)
                 digest.update(block)
         return size, digest.hexdigest()
@@ -230,7 +227,11 @@ class StorageHook(BaseHook):
     ) -> httpx.Response:
         """A request of a resumable upload; ``upload_id`` empty for all of them."""
         url = f"{self._base}{_RESUMABLE}{f'/{upload_id}' if upload_id else ''}"
-        answer = self._http.request(method, url, headers={**_TUS, **headers}, content=content)
+        headers = {**_TUS, **headers}
+        if content is not None:
+            headers["Content-Length"] = str(len(content))  # else it would be sent as if it had no end
+        body = None if content is None else _blocks(content)
+        answer = self._http.request(method, url, headers=headers, content=body)
         return answer.raise_for_status()
 
     def _retried(self, request: Callable[[], T], **facts: object) -> T:
@@ -340,6 +341,11 @@ class ResumableUpload:
             if error.response.status_code in _GONE:
                 raise UploadGoneError from None
             raise
+
+
+def _blocks(content: bytes) -> Iterator[bytes]:
+    for start in range(0, len(content), _BLOCK_BYTES):
+        yield content[start : start + _BLOCK_BYTES]
 
 
 def _offset(answer: httpx.Response) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
+from mdw_supabase.hook import CONNECTION_ID
 
 from include.core.errors import MigrationError
 from plugins.hooks import supabase_project
@@ -89,10 +90,22 @@ def choose_way(load_via: str) -> str:
 
     Args:
         load_via: auto, postgres or rest.
+
+    Raises:
+        MigrationError: CONNECTION_MISSING, where there is neither.
     """
     if load_via != "auto":
         return load_via
-    return "rest" if supabase_project.is_configured() and not is_configured(TARGET) else "postgres"
+    if is_configured(TARGET):
+        return "postgres"
+    if supabase_project.is_configured():
+        return "rest"
+    raise MigrationError(
+        "CONNECTION_MISSING",
+        "Set AIRFLOW_CONN_SUPABASE_DB (the target's PostgreSQL address), or AIRFLOW_CONN_SUPABASE, or "
+        "SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY (its API).",
+        connection=f"{TARGET.conn_id} or {CONNECTION_ID}",
+    )
 
 
 def batch_rows(load_via: str, batch_size: int) -> int:

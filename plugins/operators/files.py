@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -191,7 +192,7 @@ class CopyFilesOperator(PartitionOperator):
     def _say(self, counts: FileCounts, seconds: float, *, dry_run: bool) -> None:
         size = readable_size(counts.bytes)
         done = f"{size} would be copied" if dry_run else f"{counts.copied:,} copied ({size})"
-        rate = "" if dry_run or not seconds else f", {readable_size(counts.bytes / seconds)}/s"
+        rate = f", {readable_size(counts.bytes / seconds)}/s" if counts.copied and seconds else ""
         self.progress(
             f"{self.partition['label']}: {counts.found:,} of {counts.files:,} files found, {done},"
             f" {counts.present + counts.unchanged:,} already there, {counts.missing:,} missing,"
@@ -284,11 +285,10 @@ def _planned_in_dry_run(
         )
         seen.add(planned.legacy_id)
         before = known.get(planned.legacy_id)
-        same = before is not None and (before.object_key, before.expected_size) == (
-            planned.object_key,
-            planned.expected_size,
-        )
-        yield before if before is not None and same else planned
+        if before is not None and before.object_key == planned.object_key:
+            # Another size of the row alone does not make another file.
+            planned = replace(before, expected_size=planned.expected_size)
+        yield planned
     if not everything:
         yield from (
             file for file in known.values() if file.legacy_id not in seen and file.status != Status.VERIFIED
@@ -331,7 +331,9 @@ class FileManifestOperator(MigrationOperator):
                 notes.record("files_copied", **_facts(counts, manifest))
             if manifest["withdrawn"]:
                 notes.record("files_withdrawn", objects=manifest["withdrawn"])
-        for code, found in sorted(manifest["findings"].items()):
+        # A dry run records nothing: these would be of the run before.
+        findings = {} if run.settings.dry_run else manifest["findings"]
+        for code, found in sorted(findings.items()):
             self.progress(f"{found['files']:,} {code}, such as {entity.name} {', '.join(found['sample'])}")
         return counts.to_json()
 

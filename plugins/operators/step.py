@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,7 +89,7 @@ class Run:
         ) as target:
             yield target
 
-    @property
+    @cached_property
     def batch_rows(self) -> int:
         """Rows of a batch: what was asked for, and what the way into the target can carry."""
         return batch_rows(self.settings.load_via, self.settings.batch_size)

@@ -37,14 +37,8 @@ def possible(value: ast.expr, function: ast.AST, module: ast.AST) -> Iterator[st
             yield from possible(no, function, module)
         case ast.Attribute(attr="prefix"):
             yield from ("SOURCE", "TARGET")
-        case ast.BoolOp(values=either):
-            for one in either:
-                yield from possible(one, function, module)
-        case ast.Call(func=ast.Attribute(value=ast.Name(id=table), attr="get")):
-            for node in ast.walk(module):
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table:
-                    texts = [n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant)]
-                    yield from (text for text in texts if isinstance(text, str) and _CODE.fullmatch(text))
+        case ast.Call(func=ast.Name(id=name)) | ast.Subscript(value=ast.Name(id=name)):
+            yield from codes_named(module, {name})
         case ast.Name(id=name):
             for node in ast.walk(function):
                 if isinstance(node, ast.Assign) and any(
@@ -53,6 +47,24 @@ def possible(value: ast.expr, function: ast.AST, module: ast.AST) -> Iterator[st
                     yield from possible(node.value, function, module)
         case _:
             raise AssertionError(f"the code of an error cannot be read: {ast.unparse(value)}")
+
+
+def assigned(node: ast.AST) -> set[str]:
+    """The names that a statement gives values."""
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    targets += [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {ast.unparse(target) for target in targets}
+
+
+def codes_named(module: ast.AST, names: set[str]) -> Iterator[str]:
+    """Codes in a function that chooses one, and in the tables that it looks into."""
+    for node in ast.iter_child_nodes(module):
+        if isinstance(node, ast.FunctionDef) and node.name in names:
+            yield from codes_named(module, {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - names)
+        elif not names & assigned(node):
+            continue
+        texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+        yield from (text for text in texts if isinstance(text, str) and _CODE.fullmatch(text))
 
 
 def raised(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -150,6 +162,8 @@ def test_transient_errors_are_those_that_time_heals() -> None:
         "TARGET_INTERRUPTED",
         "EMBEDDING_BUSY",
         "EMBEDDING_WRONG_ANSWER",
+        "FILES_SOURCE_INTERRUPTED",
+        "FILES_STORAGE_BUSY",
     }
     assert {code for code, kind in REGISTRY.items() if not kind.retry_safe} == {
         "TARGET_SCHEMA_CHANGED",

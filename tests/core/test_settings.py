@@ -39,6 +39,7 @@ def test_without_values_the_defaults_hold() -> None:
         "fail_fast": True,
         "keep_staging": False,
         "log_level": "INFO",
+        "load_via": "auto",
         # Of the incremental migration only: no full one takes them.
         "allow_initial_full": False,
         "redrive": False,

@@ -34,6 +34,7 @@ NESTED = {
 }
 EMBEDDED = ("projects", "cases", "workflow_template_tasks")
 VALIDATION = ("counts", "key_sets", "integrity")
+FILES = ("plan_files", "copy_files", "file_manifest")
 CLOSE, REPORT = "completion.close", "completion.report"
 
 
@@ -45,6 +46,7 @@ def expected_tasks() -> set[str]:
         tasks.add(".".join(part for part in ("extraction", NESTED.get(name, ""), name) if part))
     tasks |= {f"ai_enhancement.{name}{end}" for name in EMBEDDED for end in ("", "_index")}
     tasks |= {f"loading.{name}_references" for name, entity in ENTITIES.items() if entity.references}
+    tasks |= {f"loading.phase_2a_files.{name}" for name in FILES}
     return tasks | {
         "deduplication.patients",
         "loading.deleted_rows",
@@ -113,6 +115,8 @@ def certain_upstream(dag: DAG, task_id: str) -> set[str]:
 
 
 def entity_of(task_id: str) -> str:
+    if "phase_2a_files" in task_id:
+        return "projects"
     return (
         task_id.rsplit(".", 1)[-1].removesuffix("_references").removesuffix("_merged").removesuffix("_index")
     )
@@ -175,7 +179,9 @@ def test_tasks_that_handle_rows_are_mapped_over_partitions(dag: DAG, name: str) 
         task
         for task in dag.tasks
         if phase(task.task_id) == name
-        and not task.task_id.endswith(("_index", ".deleted_rows", "_references"))
+        and not task.task_id.endswith(
+            ("_index", ".deleted_rows", "_references", ".plan_files", ".file_manifest")
+        )
     ]
     assert tasks
     assert all(task.is_mapped for task in tasks)

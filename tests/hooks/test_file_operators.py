@@ -150,7 +150,7 @@ def test_a_dry_run_counts_and_sizes_and_sends_nothing(copying: Copying, kind: st
     copying.server.requests.clear()
 
     staged = [row(2), row(3), row(4, legacy_uid=None, storage_path=None)]
-    staged += [row(1), row(9)] if kind == "full" else []
+    staged += [row(1, file_size="1001"), row(9)] if kind == "full" else []
     staging = StagingHook("run-1")
     staging.write("clean", "projects", "p000-b0000", clean_table("projects", staged[:2]))
     staging.write("clean", "projects", "p000-b0001", clean_table("projects", staged[2:]))

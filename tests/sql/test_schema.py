@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,14 @@ def test_postgresql_16_takes_it_all(tmp_path: Path) -> None:
                 connection.execute("SELECT * FROM migration.apply_stage('r', 'cases', '1', '1')").fetchone()
                 == (0,) * 6
             )
+
+
+def test_no_statement_of_the_functions_needs_a_where_that_it_lacks() -> None:
+    """Hosted Supabase loads safeupdate for the API: an UPDATE or DELETE without WHERE is refused there."""
+    for file in schema_files():
+        text = re.sub(r"--[^\n]*", "", file.sql)
+        # Not those of INSERT … ON CONFLICT DO UPDATE and of triggers.
+        statements = re.findall(
+            r"(?<!DO )(?<!BEFORE )(?<!AFTER )(?<!OR )\b(?:UPDATE|DELETE FROM) [\w.%]+ (?!OR\b)[^;]*?(?:;|\$\$)", text
+        )
+        assert [statement for statement in statements if "WHERE" not in statement] == [], file.name

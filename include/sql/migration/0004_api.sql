@@ -22,12 +22,10 @@ CREATE UNLOGGED TABLE migration.incoming (
 -- What was answered: a client that lost the answer asks again, and nothing is done twice.
 CREATE TABLE migration.calls (
   call text PRIMARY KEY,
-  run_id text NOT NULL,
   function text NOT NULL,
   result jsonb,
   answered_at timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX calls_run ON migration.calls (run_id);
 ALTER TABLE migration.incoming ENABLE ROW LEVEL SECURITY;
 ALTER TABLE migration.calls ENABLE ROW LEVEL SECURITY;
 
@@ -49,11 +47,13 @@ BEGIN
      FROM unnest(p_columns, p_types) AS c (name, type)));
 END $$;
 
+-- Stores a chunk, unless its call is over: what was given up by the client may come late.
 CREATE FUNCTION migration_api.send(
   p_call text, p_name text, p_chunk bigint, p_columns text[], p_types text[], p_rows jsonb) RETURNS void
 LANGUAGE sql SET search_path = '' AS $$
   INSERT INTO migration.incoming (call, name, chunk, columns, types, rows)
-  VALUES (p_call, p_name, p_chunk, p_columns, p_types, p_rows)
+  SELECT p_call, p_name, p_chunk, p_columns, p_types, p_rows
+  WHERE NOT EXISTS (SELECT FROM migration.calls c WHERE c.call = p_call)
   ON CONFLICT (call, name, chunk) DO UPDATE SET rows = excluded.rows
 $$;
 
@@ -75,43 +75,41 @@ BEGIN
         WHERE i.call = $1 AND i.name = $2 AND $3 -> i.name @> to_jsonb(i.chunk) ORDER BY i.chunk, r.place',
       'incoming_' || sent.name,
       (SELECT string_agg(quote_ident(c), ', ' ORDER BY n) FROM unnest(sent.columns) WITH ORDINALITY AS u (c, n)),
-      (SELECT string_agg(CASE t WHEN 'real[]'
-         THEN format('ARRAY(SELECT v.value::real FROM jsonb_array_elements_text(r.member -> %s) WITH ORDINALITY AS v ORDER BY v.ordinality)', n - 1)
-         ELSE format('r.member ->> %s', n - 1) END, ', ' ORDER BY n)
+      (SELECT string_agg(format(CASE t WHEN 'real[]' THEN '(r.member ->> %s)::real[]' ELSE 'r.member ->> %s' END, n - 1), ', ' ORDER BY n)
        FROM unnest(sent.types) WITH ORDINALITY AS u (t, n)))
     USING p_call, sent.name, p_chunks;
   END LOOP;
   DELETE FROM migration.incoming i WHERE i.call = p_call;
 END $$;
 
--- Calls a function of this schema with what was sent for the call; an answered call is answered again.
-CREATE FUNCTION migration_api.call_once(
-  p_call text, p_run text, p_function text, p_chunks jsonb, p_arguments jsonb) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = '' SET statement_timeout = '10min' AS $$
+-- Calls a function of this schema with what was sent for the call: once, for an answered call is answered again. Who asks
+-- while the call is under way waits for its answer. p_arguments, at least one, are by name.
+CREATE FUNCTION migration_api.call_once(p_call text, p_function text, p_chunks jsonb, p_arguments jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = '' SET statement_timeout = '10min' SET lock_timeout = '60s' AS $$
 DECLARE
   answer jsonb;
-  named text;
+  declared text;
+  passed text;
+  is_void boolean;
 BEGIN
-  SELECT c.result INTO answer FROM migration.calls c WHERE c.call = p_call;
-  IF FOUND THEN
-    RETURN answer;
+  INSERT INTO migration.calls (call, function) VALUES (p_call, p_function) ON CONFLICT DO NOTHING;
+  IF NOT FOUND THEN
+    RETURN (SELECT c.result FROM migration.calls c WHERE c.call = p_call);
   END IF;
-  SELECT coalesce(string_agg(format('%I => %s', a.name, CASE format_type(a.type, NULL)
-      WHEN 'text[]' THEN format('ARRAY(SELECT jsonb_array_elements_text($1 -> %L))', a.name)
-      WHEN 'jsonb' THEN format('$1 -> %L', a.name)
-      ELSE format('($1 ->> %L)::%s', a.name, format_type(a.type, NULL)) END), ', '), '')
-    INTO named
-  FROM pg_catalog.pg_proc f LEFT JOIN LATERAL unnest(f.proargnames, f.proargtypes::oid[]) AS a (name, type)
-    ON p_arguments ? a.name
-  WHERE f.pronamespace = 'migration_api'::regnamespace AND f.proname = p_function
-    AND ARRAY(SELECT jsonb_object_keys(p_arguments)) <@ f.proargnames
-  HAVING count(*) > 0;
-  IF named IS NULL THEN
+  SELECT string_agg(format('%I %s', a.name, format_type(a.type, NULL)), ', '),
+      string_agg(format('%1$I => a.%1$I', a.name), ', '), bool_or(f.prorettype = 'void'::regtype)
+    INTO declared, passed, is_void
+  FROM pg_catalog.pg_proc f CROSS JOIN LATERAL unnest(f.proargnames, f.proargtypes::oid[]) AS a (name, type)
+  WHERE f.pronamespace = 'migration_api'::regnamespace AND f.proname = p_function AND p_arguments ? a.name
+    AND ARRAY(SELECT jsonb_object_keys(p_arguments)) <@ f.proargnames;
+  IF declared IS NULL THEN
     RAISE EXCEPTION 'unknown function or arguments' USING ERRCODE = 'undefined_function';
   END IF;
   PERFORM migration.receive(p_call, p_chunks);
-  EXECUTE format('SELECT to_jsonb(f) FROM migration_api.%I(%s) AS f', p_function, named) INTO answer USING p_arguments;
-  INSERT INTO migration.calls (call, run_id, function, result) VALUES (p_call, p_run, p_function, answer);
+  EXECUTE format('SELECT to_jsonb(f) FROM jsonb_to_record($1) AS a (%s) CROSS JOIN LATERAL migration_api.%I(%s) AS f',
+    declared, p_function, passed) INTO answer USING p_arguments;
+  answer := CASE WHEN is_void THEN NULL ELSE answer END;
+  UPDATE migration.calls c SET result = answer WHERE c.call = p_call;
   RETURN answer;
 END $$;
 

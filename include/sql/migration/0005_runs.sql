@@ -179,7 +179,7 @@ BEGIN
       AND r.run_id = d.run_id AND (r.run_id = mine.run_id OR r.dry_run OR NOT mine.dry_run);
     DELETE FROM migration.survivors d USING migration.runs r, migration.runs mine WHERE mine.run_id = p_run
       AND r.run_id = d.run_id AND (r.run_id = mine.run_id OR r.dry_run OR NOT mine.dry_run);
-    DELETE FROM migration.calls WHERE run_id = p_run;
+    DELETE FROM migration.calls WHERE answered_at < now() - interval '1 day';
     DELETE FROM migration.incoming WHERE recorded_at < now() - interval '1 day';
   END IF;
   INSERT INTO migration.watermarks (name, horizon, run_id)

@@ -64,6 +64,7 @@ END $$;
 CREATE FUNCTION migration_api.plan_files(p_run text, p_entity text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' SET client_min_messages = warning SET statement_timeout = '10min' AS $$
 DECLARE
+  pending CONSTANT text := 'pending';
   withdrawn bigint;
   added bigint;
   changed bigint;
@@ -85,7 +86,7 @@ BEGIN
     WHERE (l.legacy_id, l.bucket, l.object_key) = (f.legacy_id, f.bucket, f.object_key));
   GET DIAGNOSTICS withdrawn = ROW_COUNT;
   UPDATE migration.files f SET expected_size = l.expected_size, withdrawn_at = NULL, run_id = p_run, updated_at = now(),
-    status = CASE WHEN f.expected_size IS NOT DISTINCT FROM l.expected_size THEN f.status ELSE 'pending' END,
+    status = CASE WHEN f.expected_size IS NOT DISTINCT FROM l.expected_size THEN f.status ELSE pending END,
     finding = CASE WHEN f.expected_size IS NOT DISTINCT FROM l.expected_size THEN f.finding END
   FROM pg_temp.live_files l
   WHERE f.entity = p_entity AND (l.legacy_id, l.bucket, l.object_key) = (f.legacy_id, f.bucket, f.object_key)

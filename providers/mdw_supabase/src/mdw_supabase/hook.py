@@ -32,15 +32,19 @@ _OPAQUE_ROLES = {"sb_publishable_": "anon", "sb_secret_": "service_role"}
 _SERVICE_ROLE = "service_role"
 
 
-class MissingCredentialsError(ValueError):
+class CredentialsError(ValueError):
+    """There is no usable URL and key; the message says why, and never quotes the key."""
+
+
+class MissingCredentialsError(CredentialsError):
     """Neither the connection nor the variables are there."""
 
 
-class InvalidCredentialsError(ValueError):
+class InvalidCredentialsError(CredentialsError):
     """The URL or the key cannot be used as they are."""
 
 
-class PlaintextRefusedError(ValueError):
+class PlaintextRefusedError(CredentialsError):
     """The URL would send the key and the data unencrypted to another machine."""
 
 
@@ -116,7 +120,7 @@ class SupabaseHook(BaseHook):
         """Ask the project's API with the key; says what it found."""
         try:
             credentials = self.credentials()
-        except ValueError as error:
+        except CredentialsError as error:
             return False, str(error)
         if credentials.role not in (None, _SERVICE_ROLE):
             return False, f"The key is that of role {credentials.role}: the service role key is needed."
@@ -138,6 +142,14 @@ class SupabaseHook(BaseHook):
                 f"There is no connection {self.supabase_conn_id!r}, nor {URL_VARIABLE} and {KEY_VARIABLE}."
             )
         return _checked(url or "", key or "", allow_plaintext=environment.get(PLAINTEXT_VARIABLE))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent there stays on this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _checked(url: str, key: str, *, allow_plaintext: object) -> Credentials:
@@ -174,14 +186,7 @@ def _project_url(text: str) -> SplitResult:
 
 
 def _is_plaintext(parts: SplitResult) -> bool:
-    return parts.scheme != "https" and not _is_loopback(parts.hostname or "")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return parts.scheme != "https" and not is_loopback(parts.hostname or "")
 
 
 def _token_role(token: str) -> str | None:
