@@ -71,14 +71,18 @@ class RestClient:
     ) -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request says nothing
         self._project = project
+        self.plaintext = project.is_plaintext
         self._answer = httpx.Response(0)  # the last one; none yet
         self._cancelled = False
         self._http = httpx.Client(
-            timeout=timeout, event_hooks={"request": [_shorten], "response": [self._remember]}
+            timeout=timeout,
+            trust_env=not project.stays_here,
+            event_hooks={"request": [_shorten], "response": [self._remember]},
         )
         self._client = _client(project, self._http)
         self._attempts = tenacity.Retrying(
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(max_retries + 1), _too_long),
+            # Where the server asks for so long a pause, the task had better be put off as a whole.
+            stop=lambda state: state.attempt_number > max_retries or _asked(state) > _LONGEST_PAUSE_SECONDS,
             wait=_pause,
             retry=tenacity.retry_if_exception(self._may_pass),
             sleep=sleep,
@@ -105,7 +109,7 @@ class RestClient:
 
     def repeated(self, attempt: Callable[[], T]) -> T:
         """What an attempt returns, repeated after transient errors with growing pauses."""
-        return self._attempts.copy()(attempt)
+        return self._attempts(attempt)
 
     def request(self, function: str, arguments: Mapping[str, Any]) -> Any:
         """The JSON value of a function (None for void), asked for once.
@@ -134,8 +138,9 @@ class RestClient:
 
     def _may_pass(self, error: BaseException) -> bool:
         """Whether something on the way went wrong; what a function itself refuses stays refused."""
-        on_the_way = isinstance(error, MigrationError) and "function" in error.facts
-        return on_the_way and error.transient and not self._cancelled
+        if not isinstance(error, MigrationError) or self._cancelled:
+            return False
+        return error.transient and "function" in error.facts
 
 
 def _client(project: Credentials, http: httpx.Client) -> Client:
@@ -175,7 +180,7 @@ def _failure(function: str, error: APIError, answer: httpx.Response) -> Migratio
         return raised_by_target(str(error.message), str(error.details or ""))
     facts: dict[str, object] = {"function": function, "status": status}
     if code != str(status) and _SAFE_CODE.fullmatch(code):
-        facts["sqlstate"] = code
+        facts["sqlstate" if _SQLSTATE.fullmatch(code) else "postgrest"] = code
     asked = retry_after(answer.headers.get("retry-after", ""))
     if asked is not None:
         facts["retry_after_seconds"] = round(asked, 3)
@@ -199,13 +204,9 @@ def _interrupted(function: str, **facts: object) -> MigrationError:
 
 def _pause(state: tenacity.RetryCallState) -> float:
     """Seconds that grow, at random so that workers do not come back all at once, behind what the server asks for."""
-    growing = min(_FIRST_PAUSE_SECONDS * 2 ** (state.attempt_number - 1), _LONGEST_PAUSE_SECONDS)
-    return _asked(state) + growing * random.uniform(0.5, 1)  # noqa: S311 - jitter
-
-
-def _too_long(state: tenacity.RetryCallState) -> bool:
-    """Whether the server asks for so long a pause that the task had better be put off as a whole."""
-    return _asked(state) > _LONGEST_PAUSE_SECONDS
+    growing: float = _FIRST_PAUSE_SECONDS * 2 ** (state.attempt_number - 1)
+    jitter = random.uniform(0.5, 1)  # noqa: S311 - no secret
+    return _asked(state) + min(growing, _LONGEST_PAUSE_SECONDS) * jitter
 
 
 def _asked(state: tenacity.RetryCallState) -> float:

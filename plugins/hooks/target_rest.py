@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from mdw_supabase.hook import CONNECTION_ID
 
 from include.core.errors import MigrationError
 from plugins.hooks.rest_client import SEND, RestClient
@@ -43,9 +44,11 @@ class RestTarget:
     """
 
     way = "rest"
+    conn_id = CONNECTION_ID
 
     def __init__(self, client: RestClient, *, batch_size: int) -> None:
         self._client = client
+        self.plaintext = client.plaintext
         self._chunk_rows = batch_size
 
     def call(
@@ -55,8 +58,8 @@ class RestTarget:
         if incoming is None:
             return self._client.call(function, _named(arguments))
         token = uuid.uuid4().hex
-        chunks = {name: self._send(token, name, Rows.of(rows)) for name, rows in incoming.items()}
-        once = {"call": token, "function": function, "chunks": chunks, "arguments": _named(arguments)}
+        sent = {name: self._send(token, name, Rows.of(rows)) for name, rows in incoming.items()}
+        once = {"call": token, "function": function, "incoming": sent, "arguments": _named(arguments)}
         return self._client.call("call_once", _named(once))
 
     def rows(self, function: str, columns: Sequence[str], /, **arguments: Any) -> Iterator[pa.Table]:
@@ -78,16 +81,14 @@ class RestTarget:
         """See :class:`Target`: nothing that runs behind the API can be stopped, but nothing more is asked."""
         self._client.cancel()
 
-    def _send(self, token: str, name: str, rows: Rows) -> list[int]:
-        """Send rows in chunks; returns the numbers of those that arrived."""
-        parcel = _Parcel(token, name, rows)
-        for table in rows.tables:
+    def _send(self, token: str, name: str, rows: Rows) -> dict[str, Any]:
+        """Send rows in chunks; returns what the target has to know to find them."""
+        parcel = _Parcel(token, name)
+        for table in map(_as_texts, rows.tables):
             start = 0
             while start < table.num_rows:
                 start += self._send_some(parcel, table.slice(start))
-        if not parcel.arrived:  # the columns must be known, whatever the number of rows
-            self._send_some(parcel, rows.schema.empty_table())
-        return parcel.arrived
+        return {"columns": rows.schema.names, "types": rows.types, "chunks": parcel.arrived}
 
     def _send_some(self, parcel: _Parcel, table: pa.Table) -> int:
         """Send as many of the first rows as get through at once; returns how many."""
@@ -111,8 +112,9 @@ class RestTarget:
                 self._chunk_rows = size  # the same limit awaits the next ones
 
     def _rows_per_chunk(self, table: pa.Table) -> int:
-        bytes_per_row = max(1, table.nbytes // max(1, table.num_rows))
-        return max(1, min(self._chunk_rows, _CHUNK_BYTES // bytes_per_row, table.num_rows))
+        bytes_per_row = max(1, table.nbytes // table.num_rows)
+        rows: int = min(self._chunk_rows, _CHUNK_BYTES // bytes_per_row, table.num_rows)
+        return max(1, rows)
 
 
 @dataclass
@@ -126,38 +128,31 @@ class _Parcel:
 
     token: str
     name: str
-    rows: Rows
     number: int = -1
     arrived: list[int] = field(default_factory=list)
 
     def content(self, chunk: pa.Table) -> dict[str, Any]:
         """The arguments that send a chunk."""
         self.number += 1
-        columns = [_texts(column).to_pylist() for column in chunk.columns]
-        return _named(
-            {
-                "call": self.token,
-                "name": self.name,
-                "chunk": self.number,
-                "columns": self.rows.schema.names,
-                "types": self.rows.types,
-                "rows": [list(row) for row in zip(*columns, strict=True)],
-            }
-        )
+        rows = [list(row) for row in zip(*(column.to_pylist() for column in chunk.columns), strict=True)]
+        return _named({"call": self.token, "name": self.name, "chunk": self.number, "rows": rows})
 
 
 def _named(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {f"p_{name}": value for name, value in arguments.items()}
 
 
-def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_texts(table: pa.Table) -> pa.Table:
+    return pa.table({name: _texts(table.column(name).combine_chunks()) for name in table.column_names})
+
+
+def _texts(column: pa.Array) -> pa.Array:
     """A column as it is; float32 lists as array literals, the shortest that give back every bit."""
     if not pa.types.is_list(column.type):
         return column
-    lists = column.combine_chunks()
-    texts = pa.ListArray.from_arrays(lists.offsets, pc.cast(lists.values, pa.string()), mask=lists.is_null())
-    members = pc.binary_join(texts, ",")
-    return pa.chunked_array([pc.binary_join_element_wise("{", members, "}", "")])
+    numbers = pc.cast(column.values, pa.string())
+    members = pc.binary_join(pa.ListArray.from_arrays(column.offsets, numbers, mask=column.is_null()), ",")
+    return pc.binary_join_element_wise("{", members, "}", "")
 
 
 def _is_too_much(error: MigrationError) -> bool:

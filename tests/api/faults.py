@@ -24,16 +24,11 @@ _LATE_SECONDS = 30
 
 @dataclass(frozen=True)
 class Request:
-    """What came in.
-
-    Attributes:
-        at: seconds on a clock of their own.
-    """
+    """What came in."""
 
     function: str
     body: bytes
-    headers: Mapping[str, str]
-    at: float
+    headers: httpx.Headers
 
     @property
     def arguments(self) -> Any:
@@ -50,7 +45,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Fault = Callable[["_Exchange"], None]
+Fault = Callable[["Exchange"], None]
 
 
 def answered(status: int, body: str | object = "", **headers: str) -> Fault:
@@ -62,24 +57,24 @@ def answered(status: int, body: str | object = "", **headers: str) -> Fault:
     return lambda exchange: exchange.give(Answer(status, content.encode(), {**kind, **named}))
 
 
-def reset(exchange: _Exchange) -> None:
+def reset(exchange: Exchange) -> None:
     """The connection breaks before the API got the request."""
     exchange.reset()
 
 
-def lost_answer(exchange: _Exchange) -> None:
+def lost_answer(exchange: Exchange) -> None:
     """The API does what is asked, and the connection breaks before it can say so."""
     exchange.pass_on()
     exchange.reset()
 
 
-def cut_answer(exchange: _Exchange) -> None:
+def cut_answer(exchange: Exchange) -> None:
     """Half of the answer arrives."""
     answer = exchange.pass_on()
     exchange.give(answer, length=len(answer.body) // 2)
 
 
-def shortened_answer(exchange: _Exchange) -> None:
+def shortened_answer(exchange: Exchange) -> None:
     """Half of the answer arrives and looks like all of it."""
     answer = exchange.pass_on()
     exchange.give(Answer(answer.status, answer.body[: len(answer.body) // 2], answer.headers))
@@ -88,7 +83,7 @@ def shortened_answer(exchange: _Exchange) -> None:
 def silent(seconds: float) -> Fault:
     """The API does what is asked, and nothing is heard of it for so long."""
 
-    def fault(exchange: _Exchange) -> None:
+    def fault(exchange: Exchange) -> None:
         answer = exchange.pass_on()
         time.sleep(seconds)
         exchange.give(answer)
@@ -104,7 +99,7 @@ class Late:
     arrived: threading.Event = field(default_factory=threading.Event)
     status: int = 0
 
-    def __call__(self, exchange: _Exchange) -> None:
+    def __call__(self, exchange: Exchange) -> None:
         def arrive() -> None:
             self.released.wait(_LATE_SECONDS)
             self.status = exchange.pass_on().status
@@ -145,7 +140,7 @@ class FaultyApi:
         """The requests of one function."""
         return [request for request in self.requests if request.function == function]
 
-    def meet(self, exchange: _Exchange) -> None:
+    def meet(self, exchange: Exchange) -> None:
         """Give a request its fault, or pass it on."""
         self.requests.append(exchange.request)
         faults = self._faults[exchange.request.function]
@@ -170,16 +165,14 @@ class FaultyApi:
         self._onward.close()
 
 
-class _Exchange:
+class Exchange:
     """One request and what becomes of it."""
 
     def __init__(self, api: FaultyApi, handler: BaseHTTPRequestHandler) -> None:
         self._api = api
         self._handler = handler
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
-        self.request = Request(
-            handler.path.rsplit("/", 1)[-1], body, dict(handler.headers.items()), time.monotonic()
-        )
+        self.request = Request(handler.path.rsplit("/", 1)[-1], body, httpx.Headers(handler.headers.items()))
 
     def pass_on(self) -> Answer:
         """The API's answer to the request."""
@@ -211,7 +204,7 @@ def _handler(api: FaultyApi) -> type[BaseHTTPRequestHandler]:
         wbufsize = -1
 
         def do_POST(self) -> None:
-            api.meet(_Exchange(api, self))
+            api.meet(Exchange(api, self))
 
         def finish(self) -> None:
             with suppress(OSError, ValueError):  # reset

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,21 @@ class Crash:
 
     def _before_commit(self) -> None:
         """The batch is merged and in the ledger, the transaction is open."""
-        from plugins.hooks.tracking import LedgerRow, TrackingHook  # noqa: PLC0415
+        from plugins.hooks.target_postgres import PostgresTarget  # noqa: PLC0415
 
-        record = TrackingHook.record_batch
+        call = PostgresTarget.call
 
-        def record_and_die(tracking: TrackingHook, row: LedgerRow) -> None:
-            record(tracking, row)
-            if (row.phase, row.entity, row.batch) == ("loading", self.entity, self.place):
-                die()
+        def call_and_die(target: PostgresTarget, function: str, /, **arguments: Any) -> Any:
+            batch = arguments.get("batch", {})
+            place = (batch.get("phase"), arguments.get("entity"), batch.get("batch"))
+            chosen = (function, *place) == ("load_batch", "loading", self.entity, self.place)
+            with target._connection.transaction() if chosen else nullcontext():
+                answer = call(target, function, **arguments)
+                if chosen:
+                    die()
+            return answer
 
-        TrackingHook.record_batch = record_and_die  # type: ignore[method-assign]
+        PostgresTarget.call = call_and_die  # type: ignore[method-assign]
 
     def _after_commit(self) -> None:
         """The batch is committed, its task has not got to know."""
@@ -194,7 +199,7 @@ def merging(connection: psycopg.Connection[Any]) -> list[int]:
     """Process ids of the server's backends that wait for a lock amid a merge."""
     rows = connection.execute(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        " AND application_name = 'mdw_migration' AND query LIKE '%apply_stage%'"
+        " AND application_name = 'mdw_migration' AND query LIKE '%load_batch%'"
     )
     return [pid for (pid,) in rows]
 

@@ -295,7 +295,7 @@ def test_other_writers_and_a_connection_cut_amid_a_copy_to_the_target(
     databases = target(again)
     admin = server.dsn(name_of(databases.target))
     with proxied(databases.target) as (through, proxy), ExitStack() as stack:
-        proxy.cut(Cut(b'COPY "pg_temp"."stage" ', 400))
+        proxy.cut(Cut(b'COPY "pg_temp"."incoming_rows" ', 400))
         with psycopg.connect(admin, autocommit=True) as connection:
             name = name_of(databases.target)
             connection.execute(

@@ -12,8 +12,6 @@ CREATE UNLOGGED TABLE migration.incoming (
   call text NOT NULL,
   name text NOT NULL,
   chunk bigint NOT NULL,
-  columns text[] NOT NULL,
-  types text[] NOT NULL,
   rows jsonb NOT NULL,
   recorded_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (call, name, chunk)
@@ -48,43 +46,42 @@ BEGIN
 END $$;
 
 -- Stores a chunk, unless its call is over: what was given up by the client may come late.
-CREATE FUNCTION migration_api.send(
-  p_call text, p_name text, p_chunk bigint, p_columns text[], p_types text[], p_rows jsonb) RETURNS void
+CREATE FUNCTION migration_api.send(p_call text, p_name text, p_chunk bigint, p_rows jsonb) RETURNS void
 LANGUAGE sql SET search_path = '' AS $$
-  INSERT INTO migration.incoming (call, name, chunk, columns, types, rows)
-  SELECT p_call, p_name, p_chunk, p_columns, p_types, p_rows
+  INSERT INTO migration.incoming (call, name, chunk, rows) SELECT p_call, p_name, p_chunk, p_rows
   WHERE NOT EXISTS (SELECT FROM migration.calls c WHERE c.call = p_call)
   ON CONFLICT (call, name, chunk) DO UPDATE SET rows = excluded.rows
 $$;
 
--- Unpacks what was sent for a call: p_chunks are the numbers of the chunks by name. Others were given up by the client.
-CREATE FUNCTION migration.receive(p_call text, p_chunks jsonb) RETURNS void
+-- Unpacks what was sent for a call. p_incoming: by name, columns, types and the numbers of the chunks; others were given
+-- up by the client.
+CREATE FUNCTION migration.receive(p_call text, p_incoming jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   sent record;
 BEGIN
-  IF EXISTS (SELECT FROM jsonb_each(p_chunks) n CROSS JOIN LATERAL jsonb_array_elements_text(n.value) c
-      WHERE NOT EXISTS (SELECT FROM migration.incoming i
-        WHERE i.call = p_call AND i.name = n.key AND i.chunk = c.value::bigint)) THEN
-    PERFORM migration.refuse('TARGET_INTERRUPTED', 'Rows that were sent are gone: the target crashed in between.');
-  END IF;
-  FOR sent IN SELECT DISTINCT ON (i.name) i.name, i.columns, i.types FROM migration.incoming i WHERE i.call = p_call LOOP
+  FOR sent IN SELECT n.key AS name, d.columns, d.types, d.chunks FROM jsonb_each(p_incoming) n
+      CROSS JOIN LATERAL jsonb_to_record(n.value) AS d (columns text[], types text[], chunks bigint[]) LOOP
+    IF (SELECT count(*) FROM migration.incoming i
+        WHERE i.call = p_call AND i.name = sent.name AND i.chunk = ANY (sent.chunks)) < cardinality(sent.chunks) THEN
+      PERFORM migration.refuse('TARGET_INTERRUPTED', 'Rows that were sent are gone: the target crashed in between.');
+    END IF;
     PERFORM migration.open_incoming(sent.name, sent.columns, sent.types);
     EXECUTE format('INSERT INTO pg_temp.%I (%s) SELECT %s FROM migration.incoming i
         CROSS JOIN LATERAL jsonb_array_elements(i.rows) WITH ORDINALITY AS r (member, place)
-        WHERE i.call = $1 AND i.name = $2 AND $3 -> i.name @> to_jsonb(i.chunk) ORDER BY i.chunk, r.place',
+        WHERE i.call = $1 AND i.name = $2 AND i.chunk = ANY ($3) ORDER BY i.chunk, r.place',
       'incoming_' || sent.name,
       (SELECT string_agg(quote_ident(c), ', ' ORDER BY n) FROM unnest(sent.columns) WITH ORDINALITY AS u (c, n)),
-      (SELECT string_agg(format(CASE t WHEN 'real[]' THEN '(r.member ->> %s)::real[]' ELSE 'r.member ->> %s' END, n - 1), ', ' ORDER BY n)
+      (SELECT string_agg(format('(r.member ->> %s)%s', n - 1, CASE t WHEN 'real[]' THEN '::real[]' ELSE '' END), ', ' ORDER BY n)
        FROM unnest(sent.types) WITH ORDINALITY AS u (t, n)))
-    USING p_call, sent.name, p_chunks;
+    USING p_call, sent.name, sent.chunks;
   END LOOP;
   DELETE FROM migration.incoming i WHERE i.call = p_call;
 END $$;
 
 -- Calls a function of this schema with what was sent for the call: once, for an answered call is answered again. Who asks
 -- while the call is under way waits for its answer. p_arguments, at least one, are by name.
-CREATE FUNCTION migration_api.call_once(p_call text, p_function text, p_chunks jsonb, p_arguments jsonb) RETURNS jsonb
+CREATE FUNCTION migration_api.call_once(p_call text, p_function text, p_incoming jsonb, p_arguments jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' SET statement_timeout = '10min' SET lock_timeout = '60s' AS $$
 DECLARE
   answer jsonb;
@@ -105,7 +102,7 @@ BEGIN
   IF declared IS NULL THEN
     RAISE EXCEPTION 'unknown function or arguments' USING ERRCODE = 'undefined_function';
   END IF;
-  PERFORM migration.receive(p_call, p_chunks);
+  PERFORM migration.receive(p_call, p_incoming);
   EXECUTE format('SELECT to_jsonb(f) FROM jsonb_to_record($1) AS a (%s) CROSS JOIN LATERAL migration_api.%I(%s) AS f',
     declared, p_function, passed) INTO answer USING p_arguments;
   answer := CASE WHEN is_void THEN NULL ELSE answer END;

@@ -68,6 +68,11 @@ class Credentials(NamedTuple):
         return _is_plaintext(urlsplit(self.url))
 
     @property
+    def stays_here(self) -> bool:
+        """Whether the address is on this machine; then no proxy may come in between."""
+        return is_loopback(urlsplit(self.url).hostname or "")
+
+    @property
     def role(self) -> str | None:
         """The role the key stands for, as far as it shows."""
         for prefix, role in _OPAQUE_ROLES.items():
@@ -127,7 +132,10 @@ class SupabaseHook(BaseHook):
         try:
             # Redirects are not followed: they would carry the key elsewhere.
             answer = httpx.get(
-                f"{credentials.url}/rest/v1/", headers=credentials.headers, timeout=_TEST_TIMEOUT
+                f"{credentials.url}/rest/v1/",
+                headers=credentials.headers,
+                timeout=_TEST_TIMEOUT,
+                trust_env=not credentials.stays_here,
             )
         except httpx.TimeoutException:
             return False, f"{credentials.url} did not answer in time."
