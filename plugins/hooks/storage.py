@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedReader, BytesIO
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 from airflow.sdk import BaseHook
+from mdw_supabase.hook import is_loopback
 
 from include.core.errors import MigrationError
 from plugins.hooks.supabase_project import supabase_project
@@ -107,8 +108,11 @@ class StorageHook(BaseHook):
         self._max_retries = max_retries
         self._sleep = sleep
         headers = {"apikey": key, "Authorization": f"Bearer {key}"}
-        # Not followed: a redirect elsewhere would be given the key.
-        self._http = httpx.Client(headers=headers, timeout=_TIMEOUT, follow_redirects=False)
+        # Not followed: a redirect elsewhere would be given the key. No proxy on the way to this very machine.
+        here = is_loopback(urlsplit(url).hostname or "")
+        self._http = httpx.Client(
+            headers=headers, timeout=_TIMEOUT, follow_redirects=False, trust_env=not here
+        )
         self._storage = SyncStorageClient(self._base, headers, http_client=self._http)
 
     @classmethod

@@ -283,7 +283,15 @@ class Clock:
     ) -> LedgerRow:
         """The ledger's row of the batch that this clock timed."""
         return LedgerRow(
-            entity, phase, batch, key_range, fates, run.attempt, self.seconds, peak_memory_mb(), deleted=deleted
+            entity,
+            phase,
+            batch,
+            key_range,
+            fates,
+            run.attempt,
+            self.seconds,
+            peak_memory_mb(),
+            deleted=deleted,
         )
 
 

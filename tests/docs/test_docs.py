@@ -159,11 +159,14 @@ def test_the_manual_of_the_dag_names_every_param(dags):
 
 
 def test_variables_of_the_pages_are_read_by_the_code(readme):
-    code = "\n".join(
-        path.read_text()
-        for folder in ("dags", "plugins", "include", "providers")
-        for path in (PROJECT / folder).rglob("*.py")
-    ) + (PROJECT / "docker-compose.yaml").read_text()
+    code = (
+        "\n".join(
+            path.read_text()
+            for folder in ("dags", "plugins", "include", "providers")
+            for path in (PROJECT / folder).rglob("*.py")
+        )
+        + (PROJECT / "docker-compose.yaml").read_text()
+    )
     example = (PROJECT / ".env.example").read_text()
     offered = set(re.findall(r"^(?:# )?([A-Z][A-Z_]+)=", example, re.MULTILINE))
     assert {name for name in offered if name not in code and not name.startswith("AIRFLOW_CONN_")} == set()

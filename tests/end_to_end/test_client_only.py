@@ -21,6 +21,7 @@ from tests.end_to_end.conftest import MakeDatabases
 from tests.end_to_end.content import Content, content
 from tests.end_to_end.runs import Airflow, Databases, Outcome
 
+_CLIENT_ONLY: dict[str, str | None] = {"AIRFLOW_CONN_SUPABASE_DB": None}
 _FILES = "SELECT storage_status, count(*), sum(length(checksum)) FROM public.projects GROUP BY 1 ORDER BY 1"
 
 
@@ -76,6 +77,12 @@ def deployed(
         yield dsn
 
 
+def connection(api: SupabaseApi) -> dict[str, str | None]:
+    """The variable of the connection `supabase`."""
+    known = {"conn_type": "supabase", "host": api.url, "password": api.keys.secret}
+    return {"AIRFLOW_CONN_SUPABASE": json.dumps(known)}
+
+
 def migrate(
     airflow: Airflow,
     folder: Path,
@@ -85,16 +92,8 @@ def migrate(
     **environment: str | None,
 ) -> Migrated:
     with project(folder, server, databases.target) as api:
-        supabase = {"conn_type": "supabase", "host": api.url, "password": api.keys.secret}
-        run = airflow.run(
-            databases,
-            environment={
-                "AIRFLOW_CONN_SUPABASE": json.dumps(supabase),
-                "MIGRATION_FILES_URI": f"file://{files}",
-                **environment,
-            },
-            dry_run=False,
-        )
+        known = {**connection(api), "MIGRATION_FILES_URI": f"file://{files}", **environment}
+        run = airflow.run(databases, environment=known, dry_run=False)
         objects = {
             str(path.relative_to(folder / "objects")): path.stat().st_size
             for path in (folder / "objects").rglob("*")
@@ -126,7 +125,7 @@ def client(
     """The same source with the client alone."""
     databases, files = replace(direct.databases, target=deployed), source[1]
     folder = files.with_name("client_only")
-    return migrate(airflow, folder, server, databases, files, AIRFLOW_CONN_SUPABASE_DB=None)
+    return migrate(airflow, folder, server, databases, files, **_CLIENT_ONLY)
 
 
 def test_both_runs_succeed(direct: Migrated, client: Migrated) -> None:
@@ -171,8 +170,9 @@ def test_an_empty_target_is_refused_with_what_to_do(
     tmp_path: Path,
 ) -> None:
     databases = replace(direct.databases, target=make_databases(None).target)
-    refused = migrate(airflow, tmp_path, server, databases, tmp_path, AIRFLOW_CONN_SUPABASE_DB=None)
-    assert refused.run.state == "failed"
-    assert "TARGET_SCHEMA_MISSING" in refused.run.log
-    assert "python -m local.schema --out supabase/migrations" in refused.run.log
-    assert set(refused.content.rows) == set()
+    with project(tmp_path, server, databases.target) as api:
+        refused = airflow.run(databases, environment={**connection(api), **_CLIENT_ONLY}, dry_run=False)
+    assert refused.state == "failed"
+    assert "TARGET_SCHEMA_MISSING" in refused.log
+    assert "python -m local.schema --out supabase/migrations" in refused.log
+    assert databases.read("SELECT tablename FROM pg_tables WHERE schemaname IN ('public', 'migration')") == []

@@ -16,9 +16,9 @@ from plugins.hooks.target_postgres import session
 from plugins.hooks.target_schema import (
     check_platform,
     deploy_schema,
-    registration,
     is_deployed,
     register,
+    registration,
     vector_dimensions,
     verify_schema,
 )

@@ -311,6 +311,7 @@ def test_no_statement_of_the_functions_needs_a_where_that_it_lacks() -> None:
         text = re.sub(r"--[^\n]*", "", file.sql)
         # Not those of INSERT … ON CONFLICT DO UPDATE and of triggers.
         statements = re.findall(
-            r"(?<!DO )(?<!BEFORE )(?<!AFTER )(?<!OR )\b(?:UPDATE|DELETE FROM) [\w.%]+ (?!OR\b)[^;]*?(?:;|\$\$)", text
+            r"(?<!DO )(?<!BEFORE )(?<!AFTER )(?<!OR )\b(?:UPDATE|DELETE FROM) [\w.%]+ (?!OR\b)[^;]*?(?:;|\$\$)",
+            text,
         )
         assert [statement for statement in statements if "WHERE" not in statement] == [], file.name

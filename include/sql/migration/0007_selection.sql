@@ -36,7 +36,7 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'unknown entity' USING ERRCODE = 'undefined_object';
   END IF;
-  EXECUTE format('ANALYZE public.%I, migration.id_map, migration.quarantine, migration.findings,
+  EXECUTE format('ANALYZE public.%I, migration.id_map, migration.quarantine, migration.findings, migration.files,
     migration.planned_ids', p_entity);
 END $$;
 

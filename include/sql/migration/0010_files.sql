@@ -97,6 +97,9 @@ BEGIN
   FROM pg_temp.live_files l ON CONFLICT DO NOTHING;
   GET DIAGNOSTICS added = ROW_COUNT;
   DROP TABLE pg_temp.live_files;
+  IF added > 0 THEN
+    PERFORM migration_api.refresh_statistics(p_entity);
+  END IF;
 
   PERFORM migration.show_files(p_run, p_entity, false);
   RETURN jsonb_build_object('added', added, 'changed', changed, 'withdrawn', withdrawn, 'buckets', (
@@ -113,7 +116,8 @@ RETURNS jsonb LANGUAGE sql STABLE SET search_path = '' SET statement_timeout = '
       sum(coalesce(f.expected_size, 0)::numeric + 262144) OVER (ORDER BY f.legacy_id) AS weight
     FROM migration.files f
     WHERE f.entity = p_entity AND f.withdrawn_at IS NULL AND (p_recheck OR f.status <> 'verified')),
-  size AS (
+  -- Computed once, not for every row.
+  size AS MATERIALIZED (
     SELECT greatest(max(weight), 1) AS total, least(p_shares, ceil(greatest(max(weight), 1) / p_bytes)) AS shares
     FROM wanted),
   cut AS (
