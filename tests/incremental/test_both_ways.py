@@ -20,7 +20,10 @@ _LEDGER = (
     "SELECT entity, phase, sum(extracted), sum(inserted), sum(updated), sum(unchanged), sum(merged), sum(rejected),"
     " sum(deleted) FROM migration.batches WHERE run_id = '{}' GROUP BY 1, 2 ORDER BY 1, 2"
 )
-_CHECKS = "SELECT entity, name, level, severity, expected, found FROM migration.checks WHERE run_id = '{}' ORDER BY 1, 2"
+_CHECKS = (
+    "SELECT entity, name, level, severity, expected, found FROM migration.checks"
+    " WHERE run_id = '{}' ORDER BY 1, 2"
+)
 
 
 @pytest.fixture
