@@ -17,7 +17,12 @@ from plugins.operators.deduplicate import DeduplicateOperator
 from plugins.operators.delete import DeleteOperator
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
 from plugins.operators.extract import ExtractOperator
-from plugins.operators.files import CopyFilesOperator, FileManifestOperator, PlanFilesOperator
+from plugins.operators.files import (
+    CheckFilesOperator,
+    CopyFilesOperator,
+    FileManifestOperator,
+    PlanFilesOperator,
+)
 from plugins.operators.load import LoadOperator, ReferencesOperator
 from plugins.operators.preflight import (
     CheckSettingsOperator,
@@ -66,6 +71,7 @@ def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
             # What follows a setup task must wait for its success, says Airflow.
             CheckStorageOperator(task_id="check_storage", trigger_rule="all_success"),
             CheckSourceOperator(task_id="check_source"),
+            CheckFilesOperator(task_id="check_files", entity="projects"),
             DeployTargetOperator(task_id="deploy_target"),
             OpenRunOperator(task_id="open_run"),
             planning,

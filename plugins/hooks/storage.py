@@ -129,6 +129,14 @@ class StorageHook(BaseHook):
         """Close the connections."""
         self._http.close()
 
+    def check(self) -> None:
+        """Make sure that Storage answers and takes the key.
+
+        Raises:
+            MigrationError: of the request.
+        """
+        self._retried(self._storage.list_buckets)
+
     def has_bucket(self, bucket: str) -> bool:
         """Whether there is such a bucket.
 

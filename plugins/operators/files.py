@@ -63,6 +63,28 @@ def _reason_not_to_copy(run: Run, files: LegacyFiles | None) -> str | None:
     return f"{URI} is not set" if files is None else None
 
 
+class CheckFilesOperator(MigrationOperator):
+    """Makes sure that files can be copied where that is wanted: a run must not find out behind its rows."""
+
+    tracked = False
+
+    def step(self, run: Run) -> None:
+        """Asks the place of the files, and Storage, for nothing but an answer.
+
+        Raises:
+            MigrationError: FILES_SETTING_INVALID, FILES_ROOT_UNREADABLE, FILES_KEY_REFUSED, CONNECTION_MISSING.
+        """
+        files = legacy_files()
+        CopySettings.from_environment()
+        wanted = run.settings.copy_files and ENTITIES[str(self.entity)] in chosen(run.settings)
+        if files is None or not wanted:
+            return
+        files.source.check()
+        with closing(StorageHook.from_connection(max_retries=run.settings.max_retries)) as storage:
+            storage.check()
+        self.progress("files: their place can be read, Supabase Storage answers")
+
+
 class PlanFilesOperator(MigrationOperator):
     """Brings the manifest up to date with the rows that were loaded, and cuts it into shares for mapped tasks.
 

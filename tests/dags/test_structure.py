@@ -23,7 +23,9 @@ PHASES = (
     "validation",
     "completion",
 )
-PREPARATION = ("check_settings", "check_storage", "check_source", "deploy_target", "open_run")
+PREPARATION = (
+    *("check_settings", "check_storage", "check_source", "check_files", "deploy_target", "open_run"),
+)
 NESTED = {
     "projects": "phase_2a_projects",
     "instruction_states": "phase_2b_states",

@@ -21,7 +21,12 @@ from include.files.manifest import FileCounts
 from local.storage_server import PIECE_BYTES, Fault, StorageServer
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.staging import StagingHook, report_root, run_folder
-from plugins.operators.files import CopyFilesOperator, FileManifestOperator, PlanFilesOperator
+from plugins.operators.files import (
+    CheckFilesOperator,
+    CopyFilesOperator,
+    FileManifestOperator,
+    PlanFilesOperator,
+)
 from plugins.operators.step import Run
 from tests.hooks.loading import Target, clean_table
 from tests.hooks.test_file_manifest import Manifest, row, uid
@@ -211,6 +216,58 @@ def test_without_a_key_it_fails_before_anything_is_sent(copying: Copying, monkey
     with pytest.raises(MigrationError) as caught:
         copying.copy(copying.run())
     assert caught.value.code == "CONNECTION_MISSING"
+
+
+class TestPreparation:
+    """What would be wrong with every file is known before a row is read."""
+
+    @staticmethod
+    def check(run: Run) -> None:
+        CheckFilesOperator(task_id="check_files", entity="projects").step(run)
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_all_is_right(self, copying: Copying, dry_run: bool):
+        self.check(copying.run(dry_run=dry_run))
+        assert copying.objects() == 0
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_a_root_that_cannot_be_read(self, copying: Copying, dry_run: bool):
+        copying.root.rmdir()
+        with pytest.raises(MigrationError) as refused:
+            self.check(copying.run(dry_run=dry_run))
+        assert refused.value.code == "FILES_ROOT_UNREADABLE"
+
+    def test_a_key_that_is_refused(self, copying: Copying, monkeypatch: pytest.MonkeyPatch):
+        forged = jwt.encode(
+            {"role": "service_role"}, "another secret of these tests, not the server's", "HS256"
+        )
+        connection = {"conn_type": "supabase", "host": copying.server.url, "password": forged}
+        monkeypatch.setenv("AIRFLOW_CONN_SUPABASE", json.dumps(connection))
+        with pytest.raises(MigrationError) as refused:
+            self.check(copying.run())
+        assert refused.value.code == "FILES_KEY_REFUSED"
+        assert forged not in str(refused.value)
+
+    def test_no_key(self, copying: Copying, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.delenv("AIRFLOW_CONN_SUPABASE")
+        with pytest.raises(MigrationError) as refused:
+            self.check(copying.run())
+        assert refused.value.code == "CONNECTION_MISSING"
+
+    @pytest.mark.parametrize("values", [{"copy_files": False}, {"entities": ["practices"]}])
+    def test_nothing_is_asked_where_nothing_is_to_be_copied(
+        self, copying: Copying, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+    ):
+        copying.root.rmdir()
+        monkeypatch.delenv("AIRFLOW_CONN_SUPABASE")
+        self.check(copying.run(**values))
+
+    def test_nothing_is_asked_without_a_place_of_files(
+        self, copying: Copying, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.delenv("MIGRATION_FILES_URI")
+        monkeypatch.delenv("AIRFLOW_CONN_SUPABASE")
+        self.check(copying.run())
 
 
 def test_what_was_copied_before_a_failure_is_recorded(copying: Copying, monkeypatch: pytest.MonkeyPatch):
