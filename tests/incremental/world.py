@@ -96,8 +96,11 @@ class World:
         return source, selected
 
     def notes(self, night: Outcome) -> list[str]:
-        """Codes of what is to be known about a run."""
-        query = f"SELECT code FROM migration.run_notes WHERE run_id = '{night.run_id}' ORDER BY 1"
+        """Codes of what is to be known about a run, but for files: there is no place of any here."""
+        query = (
+            f"SELECT code FROM migration.run_notes WHERE run_id = '{night.run_id}'"
+            " AND code NOT LIKE 'files\\_%' ORDER BY 1"
+        )
         return [code for (code,) in self.read(query)]
 
     def take_source_for_the_original(self) -> None:
