@@ -14,6 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest -o cache_dir=.state/cache/pytest
+WHOLE_RUNS := tests/end_to_end tests/scheduler
 UV := .venv/bin/uv
 INSTALLED := .venv/.installed
 PROVIDER := providers/mdw_supabase
@@ -52,10 +53,10 @@ test: setup ## Check style and types, run all tests, in two processes (ARGS="-k 
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 ifeq ($(strip $(ARGS)),)
-	@echo "tests/end_to_end run beside the others; their output follows behind the others'"
-	@$(PYTEST) tests/end_to_end > .state/logs/test-end-to-end.log 2>&1 & runs=$$!; \
+	@echo "tests of whole runs go beside the others; their output follows behind the others'"
+	@$(PYTEST) $(WHOLE_RUNS) > .state/logs/test-end-to-end.log 2>&1 & runs=$$!; \
 	    trap 'kill $$runs 2>/dev/null' INT TERM; \
-	    $(PYTEST) --ignore=tests/end_to_end; rest=$$?; \
+	    $(PYTEST) $(WHOLE_RUNS:%=--ignore=%); rest=$$?; \
 	    wait $$runs; runs=$$?; cat .state/logs/test-end-to-end.log; exit $$((rest > runs ? rest : runs))
 else
 	$(PYTEST) $(ARGS)

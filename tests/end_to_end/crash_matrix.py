@@ -158,7 +158,7 @@ class Matrix:
     def kill(self, point: str, seed: int) -> Killed:
         """Kill a run at a point, then let a new run complete it, and for most seeds also the same run.
 
-        Every third crash and the clearing behind it happen in Airflow, the others without its bookkeeping.
+        Every fifth crash and the clearing behind it happen in Airflow, the others without its bookkeeping.
         """
         airflow = self.idle.get()
         try:
@@ -167,7 +167,8 @@ class Matrix:
             self.idle.put(airflow)
 
     def _kill(self, airflow: Airflow, point: str, seed: int) -> Killed:
-        scenario = self.scenarios[(POINTS.index(point) + seed) % len(self.scenarios)]
+        turn = POINTS.index(point) + seed
+        scenario = self.scenarios[turn % len(self.scenarios)]
         name = self.make_target(scenario.before)
         databases = self.databases(scenario.source, name)
         entity, place = _place(point, scenario, random.Random(f"{point} {seed}"))
@@ -175,7 +176,7 @@ class Matrix:
         # Gives the run an id that is known beforehand.
         moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=seed, minutes=POINTS.index(point))
         directly = {"directly": True}
-        run = {"moment": moment.isoformat(), **({} if seed % 3 == 0 else directly)}
+        run = {"moment": moment.isoformat(), **({} if turn % 5 == 0 else directly)}
         texts = self.folder / f"{point}-{seed}"
         with _released_at_last(crash):
             order = {**run, "embedded": str(texts), "crash": vars(crash)}

@@ -36,7 +36,10 @@ class TestDryRun:
 
     def test_stages_without_data_are_skipped(self, first_runs: FirstRuns) -> None:
         skipped = {task.split(".")[0] for task, state in first_runs.dry.tasks.items() if state == "skipped"}
-        assert skipped == {"ai_enhancement", "validation"}
+        assert skipped == {"ai_enhancement", "validation", "loading"}
+        states = first_runs.dry.tasks.items()
+        loading = {task for task, state in states if state == "skipped" and task.startswith("loading")}
+        assert loading == {"loading.phase_2a_files.copy_files"}
 
 
 class TestRealRun:
@@ -59,7 +62,9 @@ class TestRealRun:
             assert outcome.report_folder is not None
             assert outcome.report is not None
             files = {path.name: path.read_text() for path in outcome.report_folder.iterdir()}
-            assert set(files) == {"report.json", "report.html", "summary.txt"}
+            # The manifest of files is of rows that were loaded.
+            manifest = set() if outcome is first_runs.dry else {"files.csv"}
+            assert set(files) == {"report.json", "report.html", "summary.txt", *manifest}
             assert outcome.report["status"] == "completed"
             assert first_line(outcome) in files["report.html"]
 

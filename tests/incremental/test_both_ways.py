@@ -55,7 +55,7 @@ def test_a_full_run(world: World, serving: Serving) -> None:
     fresh = recorded(world, first)
     world.target_name = world.deployed()
     with client_only(world, serving) as variables:
-        run = world.full(variables, batch_size=7).raise_errors()
+        run = world.full(variables, batch_size=50).raise_errors()
         assert content(world.databases).digests == migrated.digests
         assert world.differences() == []
         assert recorded(world, run) == fresh

@@ -235,14 +235,17 @@ class TestWays:
         demo_server.create_login(databases.READER)
         run_script(demo_server.create_database(databases.TARGET, owner=databases.OWNER), PLATFORM_SQL)
         monkeypatch.setattr(demo, "EmbeddedPostgres", lambda _: demo_server)
-        monkeypatch.setattr(demo, "prepare", lambda *_, **__: None)
-        monkeypatch.setattr(demo, "migrate_metadata", lambda *_: None)
+        for step in ("prepare", "fill", "migrate_metadata"):
+            monkeypatch.setattr(demo, step, lambda *_, **__: None)
 
     @pytest.mark.usefixtures("prepared")
-    def test_the_database_alone(self, tmp_path: Path) -> None:
+    def test_the_database_for_rows_and_the_api_for_files(self, tmp_path: Path) -> None:
         with demo.prepared_environment(State(tmp_path), None, "postgres", lambda _: None) as environment:
             assert "AIRFLOW_CONN_SUPABASE_DB" in environment
-            assert "AIRFLOW_CONN_SUPABASE" not in environment
+            connection = json.loads(environment["AIRFLOW_CONN_SUPABASE"])
+            client = create_client(connection["host"], connection["password"])
+            assert client.storage.list_buckets() == []
+            assert environment["MIGRATION_FILES_URI"] == f"file://{tmp_path / 'files'}"
 
     @pytest.mark.usefixtures("prepared", "supabase_api")
     def test_the_api_alone_over_a_deployed_schema(self, tmp_path: Path) -> None:
