@@ -13,7 +13,9 @@ MANUAL = """
 Moves every chosen entity from the legacy database to the target and proves that nothing was lost. Running it
 again is harmless: rows that did not change are not written.
 
-**Before you start.** Connections `legacy_mdw` (a role with SELECT is enough) and `supabase_db` must work. The
+**Before you start.** Connections `legacy_mdw` (a role with SELECT is enough) and one way into the target must work:
+`supabase_db` (PostgreSQL) or `supabase` (URL and service key; the schema is deployed beforehand by
+`python -m local.schema` and the Supabase CLI). Files go through `supabase` either way. The
 first run should be a dry run (the default): it predicts every count and writes nothing to the business tables.
 
 **Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`,
@@ -25,6 +27,8 @@ first run should be a dry run (the default): it predicts every count and writes 
   lines of its log, repair, trigger again.
 * `extraction.*`, `transformation.*`: the source or a rule failed; nothing was written to the business tables.
 * `loading.*`: one batch was rolled back whole, all others stand.
+* `loading.phase_2a_files.*`: the place of the files or Supabase Storage failed; rows and what was copied stand. A file
+  that is missing or broken is a finding of its project and makes nothing red.
 * `ai_enhancement.*`: the embedding provider failed; loaded rows and stored vectors stand.
 * `validation.*`: the target is not what the source demands. Open the report: each failed check has sample keys.
 * `completion.close`: all is loaded and checked; only the report or the record of success is missing.
