@@ -39,7 +39,7 @@ class TestDryRun:
         assert skipped == {"ai_enhancement", "validation", "loading"}
         states = first_runs.dry.tasks.items()
         loading = {task for task, state in states if state == "skipped" and task.startswith("loading")}
-        assert loading == {"loading.phase_2a_files.copy_files"}
+        assert loading == {"loading.phase_2a_files.copy_files[-1]"}
 
 
 class TestRealRun:
