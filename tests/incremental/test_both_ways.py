@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import log2
+from typing import Any
 
 import pytest
 
+from plugins.hooks.target_postgres import PostgresTarget
+from plugins.operators import load
 from tests.conftest import Serving
 from tests.end_to_end.content import content
 from tests.incremental.chance import some_changes
@@ -74,3 +79,22 @@ def test_nights(world: World, serving: Serving) -> None:
             loaded = [row for row in recorded(world, night) if row[1] in ("loading", "references")]
             assert [row for row in recorded(world, dry) if row[1] in ("loading", "references")] == loaded
             assert world.differences() == []
+
+
+def test_statistics_keep_up_with_small_batches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without, a thousand rows of the client's took six times as long once there were some thousand more."""
+    monkeypatch.setattr(load, "_FIRST_STATISTICS_ROWS", 10)
+    call, asked = PostgresTarget.call, Counter[str]()
+
+    def count(target: PostgresTarget, function: str, /, **arguments: Any) -> Any:
+        if function == "refresh_statistics":
+            asked[arguments["entity"]] += 1
+        return call(target, function, **arguments)
+
+    monkeypatch.setattr(PostgresTarget, "call", count)
+    world.target_name = world.deployed()
+    world.full(batch_size=5, enable_ai=False).raise_errors()
+    query = "SELECT sum(inserted) FROM migration.batches WHERE entity = 'patients' AND phase = 'loading'"
+    ((inserted,),) = world.read(query)
+    # At 10, 20, 40 … rows, and behind the last one.
+    assert asked["patients"] == int(log2(inserted / 10)) + 2
