@@ -96,5 +96,5 @@ def test_statistics_keep_up_with_small_batches(world: World, monkeypatch: pytest
     world.full(batch_size=5, enable_ai=False).raise_errors()
     query = "SELECT sum(inserted) FROM migration.batches WHERE entity = 'patients' AND phase = 'loading'"
     ((inserted,),) = world.read(query)
-    # At 10, 20, 40 … rows, and behind the last one.
-    assert asked["patients"] == int(log2(inserted / 10)) + 2
+    # Behind 10 rows, behind twice as many as then …, and behind the last one.
+    assert 2 < asked["patients"] <= int(log2(inserted / 10)) + 2
