@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from include.entities import ENTITIES
@@ -20,7 +20,8 @@ from plugins.hooks.schema_files import SchemaFile, schema_files
 from plugins.hooks.target_schema import registration
 
 _DEFAULT = Path("supabase/migrations")
-_FIRST_VERSION = 20260101000000
+# Of a first writing; what comes later is numbered by the clock, behind all that may be applied.
+_FIRST_VERSION = datetime(2026, 1, 1, tzinfo=UTC)
 _EMBEDDINGS = "target/0003_embeddings.sql"
 _REGISTRATION = "register"
 
@@ -46,14 +47,14 @@ def write(folder: Path, dimensions: int | None) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     new: list[Path] = []
+    start = datetime.now(UTC) if any(folder.glob(f"*_{_REGISTRATION}.sql")) else _FIRST_VERSION
     for number, (name, text) in enumerate(files(dimensions).items()):
         known = sorted(folder.glob(f"*_{name}.sql"))
         if known and known[-1].read_text(encoding="utf-8") == text:
             continue
         if known and name != _REGISTRATION:
             raise FileExistsError(f"{known[-1]} differs from the file of this version.")
-        version = f"{datetime.now(UTC):%Y%m%d%H%M%S}" if known else str(_FIRST_VERSION + number)
-        path = folder / f"{version}_{name}.sql"
+        path = folder / f"{start + timedelta(seconds=number):%Y%m%d%H%M%S}_{name}.sql"
         path.write_text(text, encoding="utf-8")
         new.append(path)
     return new

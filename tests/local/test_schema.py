@@ -12,6 +12,7 @@ import pytest
 from include.core.errors import MigrationError
 from local import schema
 from local.environment import PROJECT
+from plugins.hooks.schema_files import SchemaFile, schema_files
 from plugins.hooks.target_postgres import PostgresTarget
 from plugins.hooks.target_schema import verify_schema
 
@@ -51,6 +52,21 @@ def test_what_was_written_is_not_written_again(tmp_path: Path, monkeypatch: pyte
     (again,) = schema.write(tmp_path, None)
     assert again.name > first[-1].name
     assert again.name.endswith("_register.sql")
+
+
+def test_a_file_of_a_later_version_comes_behind_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CLI refuses a version that is there already, and one before those it has applied."""
+    first = schema.write(tmp_path, None)
+    later = SchemaFile("migration/0099_later.sql", "SELECT 1;\n")
+    before = schema_files()
+    monkeypatch.setattr(schema, "schema_files", lambda: [*before[:3], later, *before[3:]])
+    monkeypatch.setattr(schema, "_registration", lambda: "SELECT 2;\n")
+    new = schema.write(tmp_path, None)
+    assert [path.name.partition("_")[2] for path in new] == ["migration_0099_later.sql", "register.sql"]
+    versions = [path.name.partition("_")[0] for path in (*first, *new)]
+    assert versions == sorted(set(versions))
 
 
 def test_a_file_that_may_be_deployed_is_never_replaced(tmp_path: Path) -> None:
