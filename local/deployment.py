@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import psycopg
 
-from include.entities import ENTITIES
+from plugins.hooks import target_schema
 from plugins.hooks.embeddings import LocalProvider
-from plugins.hooks.target_schema import deploy_schema, fit_dimensions, register
 
 
 def deploy(dsn: str) -> list[str]:
     """Deploy what is not deployed yet, with vectors for the embeddings that are made here; says what was done."""
-    tables = [entity.embeddings.table for entity in ENTITIES.values() if entity.embeddings is not None]
     with psycopg.connect(dsn, autocommit=True) as connection:
-        deployed = deploy_schema(connection, LocalProvider.dimensions)
-        fit_dimensions(connection, tables, LocalProvider.dimensions)
-        register(connection, ENTITIES.values())
+        deployed = target_schema.deploy(connection, LocalProvider.dimensions)
     return [f"deployed {len(deployed)} schema files"] if deployed else ["schema as deployed"]

@@ -93,10 +93,10 @@ def spawn(
 
 
 @contextmanager
-def running(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Stop a server in the end, also when this process is killed: its end of a pipe to a watchdog then closes."""
+def stopped_with_parent(pid: int, number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
+    """Signal a process also when this one is killed: its end of a pipe to a watchdog then closes."""
     watchdog = subprocess.Popen(  # noqa: S603 - a fixed command
-        ["/bin/sh", "-c", 'read -r _; kill "$1"', "watchdog", str(process.pid)],
+        ["/bin/sh", "-c", 'read -r _; kill "-$1" "$2"', "watchdog", str(int(number)), str(pid)],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )
@@ -105,6 +105,15 @@ def running(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         watchdog.kill()
         watchdog.communicate()
+
+
+@contextmanager
+def running(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stop a server in the end, also when this process is killed."""
+    try:
+        with stopped_with_parent(process.pid):
+            yield
+    finally:
         stop_group([process])
 
 

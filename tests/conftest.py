@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
+import signal
 import tempfile
 import uuid
 from collections import Counter
@@ -18,6 +18,7 @@ import pytest
 from local.environment import PLATFORM_SQL, State, airflow_settings
 from local.postgres import ADMIN, EmbeddedPostgres, run_script
 from local.postgrest import missing_program
+from local.processes import stopped_with_parent
 from local.supabase_api import SupabaseApi
 
 # Before any test imports Airflow, which writes into its home at import.
@@ -70,27 +71,12 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(STATE.folder)
 
 
-@contextmanager
-def stopped_with_parent(pid: int) -> Iterator[None]:
-    """Stop the server also when the test process is killed: its end of the pipe then closes."""
-    watchdog = subprocess.Popen(  # noqa: S603 - a fixed command
-        ["/bin/sh", "-c", 'read -r _; kill -INT "$1"', "watchdog", str(pid)],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        watchdog.kill()
-        watchdog.communicate()
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A running server; `server.create_database(name)` returns a DSN of its superuser."""
     with EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "server", settings=FAST_SETTINGS) as running:
         assert running.pid is not None
-        with stopped_with_parent(running.pid):
+        with stopped_with_parent(running.pid, signal.SIGINT):
             yield running
 
 

@@ -6,7 +6,6 @@ Nothing heavy is imported before it is needed: a run without AI never loads open
 from __future__ import annotations
 
 import base64
-import email.utils
 import hashlib
 import json
 import os
@@ -14,13 +13,13 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from include.core.errors import MigrationError
+from include.core.retry_after import retry_after
 from include.embedding.provider import EmbeddingProvider, Vectors, check_texts, check_vectors
 
 if TYPE_CHECKING:
@@ -165,19 +164,12 @@ def _failure(error: openai.APIError) -> MigrationError:
 
 
 def _retry_after(error: openai.APIError) -> float | None:
-    """Seconds to wait by the Retry-After header (RFC 9110 section 10.2.3), or None without a usable one."""
+    """Seconds that the provider asks to wait, if it answered and asks."""
     import openai  # noqa: PLC0415
 
     if not isinstance(error, openai.APIStatusError):
         return None
-    value = error.response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        until = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return retry_after(error.response.headers.get("retry-after", ""))
 
 
 def _read_answer(content: bytes, count: int, dimensions: int) -> Vectors:

@@ -21,8 +21,8 @@ from postgrest.exceptions import APIError
 from supabase import Client, ClientOptions, create_client
 
 from include.core.errors import MigrationError, raised_by_target
+from include.core.retry_after import retry_after
 from plugins.hooks.connect import REGISTERED, is_transient
-from plugins.hooks.storage import retry_after
 
 SCHEMA = "migration_api"
 SEND = "send"

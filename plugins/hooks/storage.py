@@ -8,7 +8,6 @@ every write may be repeated.
 from __future__ import annotations
 
 import base64
-import email.utils
 import hashlib
 import logging
 import random
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import BufferedReader, BytesIO
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -27,6 +25,7 @@ from airflow.sdk import BaseHook
 from mdw_supabase.hook import is_loopback
 
 from include.core.errors import MigrationError
+from include.core.retry_after import retry_after
 from plugins.hooks.supabase_project import supabase_project
 
 CHUNK_BYTES = 6 * 1024 * 1024
@@ -394,15 +393,3 @@ def _failure(status: int, code: str, headers: httpx.Headers, message: str, **fac
             facts["retry_after_seconds"] = round(wait, 3)
         return MigrationError("FILES_STORAGE_BUSY", "", **facts)
     return MigrationError("FILES_STORAGE_REFUSED", "", **facts)
-
-
-def retry_after(value: str) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110 section 10.2.3); None without a usable one."""
-    value = value.strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-        return float(value)
-    try:
-        until = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

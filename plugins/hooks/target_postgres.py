@@ -67,15 +67,16 @@ class PostgresTarget:
 
     def rows(self, function: str, columns: Sequence[str], /, **arguments: Any) -> Iterator[pa.Table]:
         """See :class:`Target`."""
+        whole = {**arguments, "after": None, "most": None}
         query = sql.SQL("COPY (SELECT {} FROM ({}) q) TO STDOUT WITH (FORMAT csv)").format(
-            sql.SQL(", ").join(sql.Identifier(column) for column in columns),
-            _select(function, {**arguments, "after": None, "most": None}),
+            sql.SQL(", ").join(map(sql.Identifier, columns)), _select(function, whole)
         )
-        values = _adapted({**arguments, "after": None, "most": None})
         with (
             translated(TARGET),
             self._connection.cursor() as cursor,
-            cursor.copy(psycopg.ClientCursor(self._connection).mogrify(query, values).encode()) as copy,
+            cursor.copy(
+                psycopg.ClientCursor(self._connection).mogrify(query, _adapted(whole)).encode()
+            ) as copy,
         ):
             rows: list[bytes] = []
             size = 0

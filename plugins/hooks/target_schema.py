@@ -161,6 +161,23 @@ def fit_dimensions(
             )
 
 
+def deploy(connection: psycopg.Connection[tuple[Any, ...]], dimensions: int | None) -> list[str]:
+    """Bring a target wholly up to date: files, vector columns, registration; returns the names of new files.
+
+    Args:
+        dimensions: of the provider's vectors, if any are to be stored.
+
+    Raises:
+        MigrationError: as :func:`deploy_schema` and :func:`fit_dimensions` do.
+    """
+    deployed = deploy_schema(connection, dimensions)
+    if dimensions is not None:
+        tables = [e.embeddings.table for e in ENTITIES.values() if e.embeddings is not None]
+        fit_dimensions(connection, tables, dimensions)
+    register(connection, ENTITIES.values())
+    return deployed
+
+
 def register(connection: psycopg.Connection[tuple[Any, ...]], entities: Collection[Entity]) -> None:
     """Tell the target what its functions need to know of entities and codes, as their files declare it now."""
     connection.execute("SELECT migration.register(%s)", [Jsonb(registration(entities))])

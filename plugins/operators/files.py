@@ -76,8 +76,11 @@ class CheckFilesOperator(MigrationOperator):
         """
         files = legacy_files()
         CopySettings.from_environment()
-        wanted = run.settings.copy_files and ENTITIES[str(self.entity)] in chosen(run.settings)
-        if files is None or not wanted:
+        if (
+            files is None
+            or _reason_not_to_copy(run, files)
+            or ENTITIES[str(self.entity)] not in chosen(run.settings)
+        ):
             return
         files.source.check()
         with closing(StorageHook.from_connection(max_retries=run.settings.max_retries)) as storage:

@@ -27,16 +27,9 @@ from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.source_identity import SourceIdentity, first_break
 from plugins.hooks.source_memory import last_complete_run, loaded_entities, recall_identities
 from plugins.hooks.staging import StagingHook, check_writable, report_root, staging_root
-from plugins.hooks.target import Target, choose_way
+from plugins.hooks.target import Target
 from plugins.hooks.target_postgres import PostgresTarget, session
-from plugins.hooks.target_schema import (
-    check_platform,
-    deploy_schema,
-    fit_dimensions,
-    is_deployed,
-    register,
-    verify_schema,
-)
+from plugins.hooks.target_schema import check_platform, deploy, is_deployed, verify_schema
 from plugins.hooks.tracking import TrackingHook
 from plugins.operators.step import LOG, MigrationOperator, Run, code_version
 
@@ -114,14 +107,13 @@ class DeployTargetOperator(MigrationOperator):
         """Raises TARGET_… errors and RUN_LOCKED; deploys in one transaction."""
         provider = choose_provider() if run.settings.enable_ai else None
         dimensions = provider.dimensions if provider else None
-        way = choose_way(run.settings.load_via)
-        deployed = _deploy(run, dimensions) if way == "postgres" else []
+        deployed = _deploy(run, dimensions) if run.way == "postgres" else []
         with self.target(run) as target:
             verify_schema(target, dimensions)
             _check_parents(target, chosen(run.settings))
         state = f"deployed {len(deployed)} schema files" if deployed else "schema as deployed"
         using = f", embeddings by {provider.name} {provider.model}" if provider else ""
-        through = "a direct connection" if way == "postgres" else "the Supabase client"
+        through = "a direct connection" if run.way == "postgres" else "the Supabase client"
         self.progress(f"target: through {through}, {state}{using}")
 
 
@@ -130,12 +122,7 @@ def _deploy(run: Run, dimensions: int | None) -> list[str]:
         check_platform(connection)
         if is_deployed(connection):  # another run may be at work with the schema as it is
             TrackingHook(PostgresTarget(connection), run.run_id).refuse_if_locked()
-        deployed = deploy_schema(connection, dimensions)
-        if dimensions is not None:
-            tables = [e.embeddings.table for e in ENTITIES.values() if e.embeddings is not None]
-            fit_dimensions(connection, tables, dimensions)
-        register(connection, ENTITIES.values())
-    return deployed
+        return deploy(connection, dimensions)
 
 
 def _check_parents(target: Target, entities: list[Entity]) -> None:

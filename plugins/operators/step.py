@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, cached_property
@@ -23,7 +23,7 @@ from include.core.settings import Settings, check, params
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.run_lock import Heartbeat
-from plugins.hooks.target import Target, batch_rows, open_target
+from plugins.hooks.target import Target, batch_rows, choose_way, open_target
 from plugins.hooks.tracking import LedgerRow, TrackingHook, peak_memory_mb
 
 if TYPE_CHECKING:
@@ -80,19 +80,21 @@ class Run:
             task_instance=ti,
         )
 
-    @contextmanager
-    def target(self, **facts: object) -> Iterator[Target]:
-        """The target, by the way that the run takes; its errors carry the facts."""
-        settings = self.settings
-        with open_target(
-            settings.load_via, max_retries=settings.max_retries, batch_size=self.batch_rows, **facts
-        ) as target:
-            yield target
-
     @cached_property
+    def way(self) -> str:
+        """How the target is reached; asked once, for Airflow is asked for connections."""
+        return choose_way(self.settings.load_via)
+
+    def target(self, **facts: object) -> AbstractContextManager[Target]:
+        """The target, by the way that the run takes; its errors carry the facts."""
+        return open_target(
+            self.way, max_retries=self.settings.max_retries, batch_size=self.batch_rows, **facts
+        )
+
+    @property
     def batch_rows(self) -> int:
         """Rows of a batch: what was asked for, and what the way into the target can carry."""
-        return batch_rows(self.settings.load_via, self.settings.batch_size)
+        return batch_rows(self.way, self.settings.batch_size)
 
     def states(self, steps: Sequence[str] = ()) -> dict[str, str]:
         """Airflow's states of the tasks of some steps, or of all there are."""

@@ -20,7 +20,6 @@ from plugins.hooks.storage import (
     StorageHook,
     StoredObject,
     UploadGoneError,
-    retry_after,
 )
 
 SECRET = "a secret by which the tokens of these tests are signed"
@@ -328,14 +327,6 @@ def test_of_refusals_nothing_but_status_and_code_is_told(hook: StorageHook):
     with pytest.raises(MigrationError) as caught:
         hook.digest(BUCKET, "a/secret-name")
     assert "secret-name" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [("3", 3.0), ("0.5", 0.5), ("", None), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
-)
-def test_retry_after(value: str, seconds: float | None):
-    assert retry_after(value) == seconds
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,28 @@ LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
   SELECT jsonb_object_agg(l.key, l.value::bigint + (p_right ->> l.key)::bigint) FROM jsonb_each_text(p_left) l
 $$;
 
+-- Decides and applies the fates of what is staged.
+CREATE FUNCTION migration.merge_stage(p_run text, p_entity text, p_versions jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+  fates jsonb;
+BEGIN
+  PERFORM migration.classify_stage(p_run, p_entity);
+  SELECT to_jsonb(a) INTO STRICT fates
+  FROM migration.apply_stage(p_run, p_entity, p_versions ->> 'mapping', p_versions ->> 'rules') a;
+  RETURN fates;
+END $$;
+
+-- Columns of the stage that came in, in its order, and their types.
+CREATE FUNCTION migration.incoming_columns() RETURNS TABLE (name name, type text, number smallint)
+LANGUAGE sql STABLE SET search_path = '' AS $$
+  SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnum
+  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attribute came
+    ON came.attrelid = to_regclass('pg_temp.incoming_rows') AND came.attname = a.attname AND came.attnum > 0
+  WHERE a.attrelid = to_regclass('pg_temp.stage') AND a.attnum > 0 AND NOT a.attisdropped
+  ORDER BY a.attnum
+$$;
+
 -- Stages a range of the rows that came in, without those in p_but, with the rejects given, and merges them.
 CREATE FUNCTION migration.merge_range(
   p_run text, p_entity text, p_versions jsonb, p_low bigint, p_high bigint, p_but text[], p_rejects jsonb) RETURNS jsonb
@@ -13,15 +35,11 @@ LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   names text;
   values text;
-  fates jsonb;
 BEGIN
   PERFORM migration.open_stage(p_entity);
-  SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum),
-      string_agg(format('r.%I::%s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum)
-    INTO names, values
-  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attribute came
-    ON came.attrelid = 'pg_temp.incoming_rows'::regclass AND came.attname = a.attname AND came.attnum > 0
-  WHERE a.attrelid = 'pg_temp.stage'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
+  SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.number),
+      string_agg(format('r.%I::%s', c.name, c.type), ', ' ORDER BY c.number)
+    INTO names, values FROM migration.incoming_columns() c;
   EXECUTE format('INSERT INTO pg_temp.stage (%s) SELECT %s FROM pg_temp.incoming_rows r
       WHERE r.place BETWEEN $1 AND $2 AND r.legacy_id <> ALL ($3)', names, values)
     USING p_low, p_high, p_but;
@@ -29,10 +47,7 @@ BEGIN
   SELECT * FROM jsonb_to_recordset(p_rejects) AS r (legacy_id text, code text, "column" text, payload jsonb);
   INSERT INTO pg_temp.stage_findings SELECT f.legacy_id, f.code, f."column" FROM pg_temp.incoming_findings f
   WHERE f.legacy_id IN (SELECT s.legacy_id FROM pg_temp.stage s);
-  PERFORM migration.classify_stage(p_run, p_entity);
-  SELECT to_jsonb(a) INTO fates
-  FROM migration.apply_stage(p_run, p_entity, p_versions ->> 'mapping', p_versions ->> 'rules') a;
-  RETURN fates;
+  RETURN migration.merge_stage(p_run, p_entity, p_versions);
 END $$;
 
 -- The column whose text is no value of its type; empty where all are.
@@ -41,12 +56,7 @@ LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   target record;
 BEGIN
-  FOR target IN
-    SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
-    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_attribute came
-      ON came.attrelid = 'pg_temp.incoming_rows'::regclass AND came.attname = a.attname AND came.attnum > 0
-    WHERE a.attrelid = 'pg_temp.stage'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
-  LOOP
+  FOR target IN SELECT c.name, c.type FROM migration.incoming_columns() c LOOP
     BEGIN
       EXECUTE format('SELECT r.%I::%s FROM pg_temp.incoming_rows r WHERE r.place = $1', target.name, target.type)
         USING p_place;
@@ -132,18 +142,13 @@ END $$;
 -- Merges rows that came in, or without any those that are affected (migration.stage_affected).
 CREATE FUNCTION migration.merge_batch(p_run text, p_entity text, p_versions jsonb, p_affected bigint) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE
-  fates jsonb;
 BEGIN
   IF p_affected IS NULL THEN
     RETURN migration.merge_incoming(p_run, p_entity, p_versions);
   END IF;
   PERFORM migration.open_stage(p_entity);
   PERFORM migration.stage_affected(p_run, p_entity, p_affected::integer);
-  PERFORM migration.classify_stage(p_run, p_entity);
-  SELECT to_jsonb(a) INTO fates
-  FROM migration.apply_stage(p_run, p_entity, p_versions ->> 'mapping', p_versions ->> 'rules') a;
-  RETURN fates;
+  RETURN migration.merge_stage(p_run, p_entity, p_versions);
 END $$;
 
 -- The same, taken back: what is left are the fates, and the ids that children of the rows will find.
@@ -152,6 +157,7 @@ LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   fates jsonb;
   names text;
+  keys text[];
   ids uuid[];
   gone boolean[];
 BEGIN
@@ -163,10 +169,14 @@ BEGIN
       EXECUTE format('SET CONSTRAINTS %s DEFERRED', names);
     END IF;
     fates := migration.merge_batch(p_run, p_entity, p_versions, p_affected);
+    IF p_affected IS NULL THEN
+      keys := ARRAY(SELECT r.legacy_id FROM pg_temp.incoming_rows r
+        UNION ALL SELECT r.legacy_id FROM pg_temp.incoming_rejects r);
+    ELSE
+      keys := ARRAY(SELECT s.legacy_id FROM pg_temp.stage s);
+    END IF;
     SELECT array_agg(m.target_id), array_agg(m.state = 'quarantined') INTO ids, gone FROM migration.id_map m
-    WHERE m.entity = p_entity AND m.last_run = p_run AND m.legacy_id IN (
-      SELECT s.legacy_id FROM pg_temp.stage s WHERE p_affected IS NOT NULL
-      UNION ALL SELECT f.legacy_id FROM pg_temp.incoming_legacy_ids f);
+    WHERE m.entity = p_entity AND m.last_run = p_run AND m.legacy_id = ANY (keys);
     RAISE EXCEPTION USING ERRCODE = 'MDW00', MESSAGE = 'taken back';
   EXCEPTION WHEN SQLSTATE 'MDW00' THEN
     NULL;
@@ -186,11 +196,6 @@ DECLARE
   seconds double precision;
 BEGIN
   PERFORM migration.hold_lock(p_run);
-  CREATE TEMPORARY TABLE incoming_legacy_ids (legacy_id text) ON COMMIT DROP;
-  IF p_affected IS NULL THEN
-    INSERT INTO pg_temp.incoming_legacy_ids SELECT r.legacy_id FROM pg_temp.incoming_rows r
-    UNION ALL SELECT r.legacy_id FROM pg_temp.incoming_rejects r;
-  END IF;
   fates := CASE WHEN p_dry_run THEN migration.rehearse_batch(p_run, p_entity, p_versions, p_affected)
     ELSE migration.merge_batch(p_run, p_entity, p_versions, p_affected) END;
   seconds := extract(epoch FROM clock_timestamp() - now());
