@@ -18,14 +18,20 @@ again is harmless: rows that did not change are not written.
 `python -m local.schema` and the Supabase CLI). Files go through `supabase` either way. The
 first run should be a dry run (the default): it predicts every count and writes nothing to the business tables.
 
-**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`,
-`fail_fast`, `keep_staging`, `log_level`, `load_via`, `copy_files`; the form describes each. Unknown keys are refused.
+**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`, `merge_at`,
+`review_at`, `match_shares`, `fail_fast`, `keep_staging`, `log_level`, `load_via`, `copy_files`; the form describes each.
+Unknown keys are refused.
+
+**Duplicates.** Patients that are one person with a probability of `merge_at` or more are merged, those from `review_at`
+on wait for a person: docs/reviewing-duplicates.md says how to decide, and how to undo a merge. A dry run lists both
+beside its report, without names.
 
 **When a task is red.**
 
 * `preparation.*`: a parameter, a connection or a schema is not as needed; nothing was written. Read the last
   lines of its log, repair, trigger again.
 * `extraction.*`, `transformation.*`: the source or a rule failed; nothing was written to the business tables.
+* `deduplication.*`: patients could not be compared; nothing was written to the business tables.
 * `loading.*`: one batch was rolled back whole, all others stand.
 * `loading.phase_2a_files.*`: the place of the files or Supabase Storage failed; rows and what was copied stand. A file
   that is missing or broken is a finding of its project and makes nothing red.

@@ -13,7 +13,12 @@ from airflow.sdk import TaskGroup, chain
 
 from include.core.spec import Entity
 from include.entities import ENTITIES
-from plugins.operators.deduplicate import DeduplicateOperator
+from plugins.operators.deduplicate import (
+    ComparePairsOperator,
+    DeduplicateOperator,
+    PlanMatchingOperator,
+    SettleMergesOperator,
+)
 from plugins.operators.delete import DeleteOperator
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
 from plugins.operators.extract import ExtractOperator
@@ -124,10 +129,16 @@ def deduplication(transformed: Mapped) -> TaskGroup:
     with TaskGroup("deduplication", tooltip="Find rows that are the same person") as group:
         for entity in ENTITIES.values():
             if entity.deduplicate:
-                DeduplicateOperator(
-                    task_id=entity.name, entity=entity.name, partitions=transformed[entity.name].output
-                )
+                _deduplicate(entity.name, transformed)
     return group
+
+
+def _deduplicate(entity: str, transformed: Mapped) -> None:
+    plan = PlanMatchingOperator(
+        task_id=f"{entity}_plan", entity=entity, partitions=transformed[entity].output
+    )
+    compared = _mapped(ComparePairsOperator, entity, {entity: plan}, task_id=f"{entity}_compare")
+    compared >> DeduplicateOperator(task_id=entity, entity=entity, shares=plan.output)
 
 
 def loading(transformed: Mapped) -> TaskGroup:
@@ -149,6 +160,10 @@ def loading(transformed: Mapped) -> TaskGroup:
                 references = ReferencesOperator(task_id=f"{entity.name}_references", entity=entity.name)
                 last[entity.name] >> references
                 last[entity.name] = references
+            if entity.deduplicate:
+                survivors = SettleMergesOperator(task_id=f"{entity.name}_survivors", entity=entity.name)
+                last[entity.name] >> survivors
+                last[entity.name] = survivors
         last["projects"] >> _files("projects", transformed)
     return group
 

@@ -254,6 +254,13 @@ def _of_runs() -> Iterable[ErrorKind]:
         "of life for MIGRATION_LOCK_GRACE_SECONDS.",
     )
     yield ErrorKind(
+        "NOT_MERGED",
+        Category.DATA_VALIDATION,
+        "The merge of a row was to be undone, but the row is not merged into another one.",
+        "Compare the legacy id with `migration.merges`: rows in force have no `undone_at`. If it is undone already, "
+        "nothing is left to do. To part a whole cluster, name the merged rows, not their survivor.",
+    )
+    yield ErrorKind(
         "RUN_LOST",
         config,
         "This run gave no sign of life for too long, and its lock was taken from it; it wrote nothing since.",
@@ -297,6 +304,19 @@ def _of_runs() -> Iterable[ErrorKind]:
         "This is a defect of the rule named in the message: mend it, then clear the transformation task.",
     )
     yield ErrorKind(
+        "MATCH_WORKER_ENDED",
+        transform,
+        "A process that compared people ended before it was done.",
+        "Its own message is in the task's log; none means it was killed, mostly for want of memory. Raise "
+        "`match_shares` or the worker's memory, then clear the deduplication task.",
+    )
+    yield ErrorKind(
+        "MATCH_MODEL_OUTDATED",
+        transform,
+        "What matching learnt earlier was learnt by another version of it, or from other columns.",
+        "Run a full migration, or clear the deduplication task: it learns anew from all rows.",
+    )
+    yield ErrorKind(
         "TOO_MANY_REJECTED",
         data,
         "A larger share of an entity's rows was rejected than max_rejected allows.",
@@ -314,6 +334,42 @@ def _of_runs() -> Iterable[ErrorKind]:
         data,
         "Validation found the target different from what the source demands.",
         "Open the report: every failed check lists what was expected, what was found and sample keys.",
+    )
+
+
+def _of_review() -> Iterable[ErrorKind]:
+    data = Category.DATA_VALIDATION
+    yield ErrorKind(
+        "REVIEW_ENTITY_UNKNOWN",
+        data,
+        "There is no review for this entity: its rows are never merged, or it is not known.",
+        "Name one of the entities in the message.",
+    )
+    yield ErrorKind(
+        "REVIEW_PAIR_UNKNOWN",
+        data,
+        "A decision is about a pair that was never found, or about a row that is gone; no decision was kept.",
+        "Compare the two legacy ids with the queue (`python -m plugins.review list`), correct or remove the named "
+        "lines and import again.",
+    )
+    yield ErrorKind(
+        "REVIEW_DECISION_INVALID",
+        data,
+        "A decision cannot be used as it is; no decision was kept.",
+        "Write `confirm`, `reject` or `reopen` and a reason on the named lines, one decision for a pair, then import "
+        "again.",
+    )
+    yield ErrorKind(
+        "REVIEW_PAIR_CHANGED",
+        data,
+        "A row of a pair changed since the file was written, so the decision is about something else; none was kept.",
+        "Export again and look at the named pairs anew; the other lines can be copied over.",
+    )
+    yield ErrorKind(
+        "REVIEW_FILE_INVALID",
+        data,
+        "The file of decisions cannot be read or written.",
+        "Do what the message says, then give the command again: nothing was kept.",
     )
 
 
@@ -407,7 +463,7 @@ def _of_services() -> Iterable[ErrorKind]:
 
 
 REGISTRY: dict[str, ErrorKind] = {
-    kind.code: kind for kinds in (_of_systems, _of_runs, _of_services) for kind in kinds()
+    kind.code: kind for kinds in (_of_systems, _of_runs, _of_review, _of_services) for kind in kinds()
 }
 
 

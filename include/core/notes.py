@@ -102,6 +102,27 @@ _KINDS = (
         " REVOKE CREATE ON SCHEMA … FROM PUBLIC ends it.",
     ),
     NoteKind(
+        "duplicates_found",
+        "info",
+        "{entity}: {merged:,} rows are merged into others; {pending:,} pairs wait in the review queue, and {again:,}"
+        " decided ones are asked again, for their rows changed. docs/reviewing-duplicates.md says how to decide.",
+        subject="entity",
+    ),
+    NoteKind(
+        "duplicates_listed",
+        "info",
+        "{entity}: {merged:,} rows would be merged into others; {pending:,} pairs would wait for a review, and {again:,}"
+        " decided ones would be asked again. {file} beside this report lists them: legacy ids and scores.",
+        subject="entity",
+    ),
+    NoteKind(
+        "decisions_contradict",
+        "warn",
+        "{entity}: {pairs:,} confirmed pairs could not be merged, because a rejected pair stands between them. Decide"
+        " one of them anew: docs/reviewing-duplicates.md.",
+        subject="entity",
+    ),
+    NoteKind(
         "files_not_copied",
         "info",
         "No file was looked at, because {reason}: the manifest lists {files:,}, of which {verified:,} are in Storage.",

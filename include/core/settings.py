@@ -45,6 +45,9 @@ class Settings:
     max_retries: int
     max_rejected: float
     max_deleted: float
+    merge_at: float
+    review_at: float
+    match_shares: int
     fail_fast: bool
     keep_staging: bool
     log_level: str
@@ -137,6 +140,33 @@ def params(entities: Collection[str], *, kind: str, environment: Mapping[str, st
             maximum=1,
         ),
         Param(
+            "merge_at",
+            "number",
+            0.99,
+            "Merge at",
+            "Probability (0 to 1) that two patients are one person from which on they are merged without being asked.",
+            minimum=0.5,
+            maximum=1,
+        ),
+        Param(
+            "review_at",
+            "number",
+            0.05,
+            "Review at",
+            "Probability from which on two patients wait in the review queue. Not above `merge_at`.",
+            minimum=0.001,
+            maximum=1,
+        ),
+        Param(
+            "match_shares",
+            "integer",
+            1,
+            "Shares of matching",
+            "Tasks that share the comparison of patients. More than one pays where several machines work.",
+            minimum=1,
+            maximum=64,
+        ),
+        Param(
             "fail_fast",
             "boolean",
             True,
@@ -208,6 +238,8 @@ def check(values: Mapping[str, Any], known: Collection[Param]) -> Settings:
         raise MigrationError("PARAM_UNKNOWN", f"Unknown: {unknown}; known are {sorted(by_name)}.")
     checked = {name: _checked(param, values.get(name, param.default)) for name, param in by_name.items()}
     checked["entities"] = tuple(checked["entities"])
+    if checked["review_at"] > checked["merge_at"]:
+        raise MigrationError("PARAM_INVALID", "review_at must not be above merge_at.", param="review_at")
     return Settings(**checked)
 
 

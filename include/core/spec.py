@@ -175,6 +175,19 @@ Rule = Callable[[Batch], pa.Array]
 """Makes one target column: a string array in PostgreSQL's text form, as long as the batch."""
 
 
+class Merge(StrEnum):
+    """What a column of a survivor holds once other rows were merged into it."""
+
+    FILL = "fill"
+    """The survivor's value; where it has none, that of a merged row. Values that differ are kept in metadata."""
+    SURVIVOR = "survivor"
+    """The survivor's value alone."""
+
+
+_KEPT = ("metadata", "merged_into", "created_at", "updated_at")
+"""Columns that tell about the row itself, so that no other row's value can stand in for them."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One target column.
@@ -185,6 +198,7 @@ class Column:
         reference: set when it is a foreign key.
         enum: the target's enum type it has.
         health: it holds personal or health data: never in logs, reports or an embedding's document.
+        merge: what becomes of it when rows are merged; matters where the entity is deduplicated.
     """
 
     name: str
@@ -192,6 +206,7 @@ class Column:
     reference: Reference | None = None
     enum: str | None = None
     health: bool = False
+    merge: Merge = Merge.FILL
 
 
 @dataclass(frozen=True)
@@ -256,6 +271,18 @@ class Entity:
         """Other entities that must be loaded first."""
         names = {reference.entity for reference in self.references.values()} - {self.name}
         return tuple(sorted(names))
+
+    @property
+    def merge_rules(self) -> dict[str, Merge]:
+        """Column name to merge rule; empty where rows are never merged.
+
+        The legacy key and what tells about the row itself stay the survivor's. So does, in the target, every column
+        that a unique index or a CHECK speaks of, whatever its rule: another row's value might break it.
+        """
+        kept = {self.columns[0].name, *_KEPT}
+        if not self.deduplicate:
+            return {}
+        return {c.name: Merge.SURVIVOR if c.name in kept else c.merge for c in self.columns}
 
     @property
     def health_columns(self) -> Collection[str]:

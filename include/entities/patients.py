@@ -2,6 +2,11 @@
 
 Names and e-mail come from auth_user; the source has no phone, address, insurance, emergency contact or
 history, so those columns stay NULL. Archived patients load like all others.
+
+Merging: what describes the person is filled from the merged rows where the survivor lacks it. What the source
+counts, links or decides per row stays the survivor's: keys and numbers, the account (profile_id: two accounts do
+not become one), status, archived and suspended (a duplicate that was put away does not put the survivor away),
+and the dates of the row.
 """
 
 from include.core.mapping import code_map
@@ -10,6 +15,7 @@ from include.core.rules import (
     constant,
     copy,
     email,
+    identifier,
     json_column,
     json_number,
     json_text,
@@ -20,7 +26,7 @@ from include.core.rules import (
     raw_json,
     refers,
 )
-from include.core.spec import Column, Entity, Kind, OnMissing, Reference, Source, Table
+from include.core.spec import Column, Entity, Kind, Merge, OnMissing, Reference, Source, Table
 
 _EMAIL = email("u.email", "email")
 
@@ -64,10 +70,15 @@ ENTITY = Entity(
     ),
     columns=(
         Column("legacy_patient_id", copy("t.id")),
-        refers("profile_id", "profiles", "t.user_id", OnMissing.CLEAR),
+        Column(
+            "profile_id",
+            identifier("profiles", "t.user_id"),
+            Reference("profiles", OnMissing.CLEAR),
+            merge=Merge.SURVIVOR,
+        ),
         refers("practice_id", "practices", "t.office_id", OnMissing.CLEAR),
         refers("primary_doctor_id", "profiles", "t.doctor_id", OnMissing.CLEAR),
-        Column("patient_number", numbered("P", "t.id", 6)),
+        Column("patient_number", numbered("P", "t.id", 6), merge=Merge.SURVIVOR),
         Column("first_name", named("u.first_name", "first_name"), health=True),
         Column("last_name", named("u.last_name", "last_name"), health=True),
         Column("email", _EMAIL, health=True),
@@ -76,11 +87,11 @@ ENTITY = Entity(
         Column("medical_history", constant("{}"), health=True),
         Column("preferences", constant("{}"), health=True),
         Column("suffix", copy("t.suffix")),
-        Column("status_code", copy("t.status")),
-        Column("archived", copy("t.archived")),
-        Column("suspended", copy("t.suspended")),
+        Column("status_code", copy("t.status"), merge=Merge.SURVIVOR),
+        Column("archived", copy("t.archived"), merge=Merge.SURVIVOR),
+        Column("suspended", copy("t.suspended"), merge=Merge.SURVIVOR),
         Column("schemes", json_column("t.schemes", "schemes"), health=True),
-        Column("submitted_at", copy("t.submitted_at")),
+        Column("submitted_at", copy("t.submitted_at"), merge=Merge.SURVIVOR),
         Column("updated_at", copy("t.updated_at")),
         Column("merged_into", constant(None), Reference("patients", OnMissing.REJECT)),
         metadata(

@@ -1,128 +1,157 @@
 """Finds the pairs worth comparing, at a cost that grows with the number of people, not with its square.
 
-Several passes each group people by equal keys; a pair is a candidate if any pass puts both into one block. A
-block above the bound is refined by further keys and, if still too large, left out and counted.
+Several passes each give every person a key (a hash); two people with an equal key are a candidate pair. No pass
+depends on all fields being right. Keys that too many people share are left out of their pass: which ones
+is learnt once and kept in the model, so that a pair is a candidate or not whatever other rows are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import pandas as pd
 
-from include.matching.normalise import IntArray, People, pair_codes
+from include.matching.people import People
+from include.matching.texts import BoolArray, HashArray, IntArray
 
-PAIRS_AT_ONCE = 400_000
-_PREFIX = 3
+PAIRS_AT_ONCE = 250_000
+_PAIRS_PER_PERSON = 5.0
+_PAIRS_OF_SMALL_TABLES = 250_000.0
+_LARGEST_BLOCK = 1_000
 
-
-@dataclass(frozen=True)
-class PassCounts:
-    """What one blocking pass did: blocks of two or more people, their pairs (before other passes are taken
-    into account), and the blocks and people left out because of their size."""
-
-    name: str
-    blocks: int
-    pairs: int
-    skipped_blocks: int
-    skipped_people: int
+Share = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class BlockingPass:
-    """Block codes of all people, 0 for those in no block of this pass."""
-
-    name: str
-    codes: IntArray
-    counts: PassCounts
-
-
-def blocking_passes(people: People, max_block: int) -> list[BlockingPass]:
-    """Groups people in seven ways, none of which depends on all fields being right."""
-    head = people.names.head
-    prefix = _prefixes(people)
-    first, last = people.names.same[people.first], people.names.same[people.last]
-    year, month, day = people.birth // 10_000, people.birth // 100 % 100, people.birth % 100
-    any_order = year * 10_000 + np.minimum(month, day) * 100 + np.maximum(month, day)
-    initials = _unordered(head[people.first], head[people.last])
-    full, birth = people.full, people.birth
-    plan: list[tuple[str, IntArray, list[IntArray]]] = [
-        ("birth date", birth, [initials, full]),
-        ("full name", full, [birth]),
-        ("e-mail", people.email, [initials, full]),
-        ("last name, first initial", _both(last, head[people.first]), [prefix[people.first], year]),
-        ("first name, last initial", _both(first, head[people.last]), [prefix[people.last], year]),
-        ("name beginnings", _both(prefix[people.first], prefix[people.last]), [year]),
-        ("birth date in any order, initials", _both(any_order, initials), [full]),
-    ]
-    return [_bounded(name, key, refinements, max_block) for name, key, refinements in plan]
-
-
-def _prefixes(people: People) -> IntArray:
-    return pd.factorize(np.array([text[:_PREFIX] for text in people.names.compact], dtype=object))[0].astype(
-        np.int64
-    )
-
-
-def _unordered(left: IntArray, right: IntArray) -> IntArray:
-    return pair_codes(np.minimum(left, right), np.maximum(left, right))
+def blocking_keys(people: People) -> dict[str, HashArray]:
+    """The key of each person in each pass, 0 for those in no block of the pass."""
+    names, first, last = people.names, people.first, people.last
+    birth = people.birth
+    year, month, day = birth >> 16, (birth >> 8) & 0xFF, birth & 0xFF
+    date = np.where(
+        birth > 0, (year << 16) | (np.minimum(month, day) << 8) | np.maximum(month, day), 0
+    ).astype(np.uint64)
+    year_key, day_key = year.astype(np.uint64), (date & np.uint64(0xFFFF))
+    day_key = np.where(date > 0, day_key + np.uint64(1), 0)
+    sound, loose, root = names.sound, names.loose, names.root
+    heads = _unordered(names.head[first].astype(np.uint64), names.head[last].astype(np.uint64))
+    keys = {
+        "e-mail": people.email.texts.hash[people.email.code],
+        "birth date, initials": _both(date, heads),
+        "names by sound": _unordered(sound[first], sound[last]),
+        "birth date": date,
+        "first name, birth date": _both(root[first], date),
+        "last name": loose[last],
+        "first name": loose[first],
+        "last name by sound, year of birth": _both(sound[last], year_key),
+        "first name by sound, year of birth": _both(root[first], year_key),
+        "last name by sound, day of birth": _both(sound[last], day_key),
+        "first name by sound, day of birth": _both(sound[first], day_key),
+        "beginnings of the names": _unordered(names.beginning[first], names.beginning[last]),
+        "endings of the names": _both(names.ending[first], names.ending[last]),
+        "nickname, last name by sound": _both(root[first], sound[last]),
+        "last name, initial": _both(loose[last], names.head[first].astype(np.uint64)),
+        "first name, initial": _both(root[first], names.head[last].astype(np.uint64)),
+    }
+    for column, values in people.evidence.items():
+        value = values.texts.hash[values.code]
+        keys[column] = value
+        keys[f"{column}, initials"] = _both(value, heads)
+    return {name: _salted(key, number) for number, (name, key) in enumerate(keys.items())}
 
 
-def _both(left: IntArray, right: IntArray) -> IntArray:
-    """One code per pair of keys, 0 unless both are there."""
-    return np.where((left > 0) & (right > 0), pair_codes(left, right), 0)
+def _mixed(key: HashArray) -> HashArray:
+    """Spreads a key over all bits (the finalizer of SplitMix64, Steele et al. 2014)."""
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: HashArray = key ^ (key >> np.uint64(31))
+    return mixed
 
 
-def _bounded(name: str, key: IntArray, refinements: list[IntArray], max_block: int) -> BlockingPass:
-    codes = _dense(key)
-    for refinement in refinements:
-        large = _too_large(codes, max_block)
-        if not large.any():
-            break
-        finer = _both(codes, refinement) + codes.max(initial=0)
-        codes = _dense(np.where(large, np.where(refinement > 0, finer, _without(codes)), codes))
-    large = _too_large(codes, max_block)
-    skipped = codes[large]
-    codes = np.where(large, 0, codes)
-    sizes = np.bincount(codes)[1:]
-    counts = PassCounts(
-        name=name,
-        blocks=int((sizes > 1).sum()),
-        pairs=int((sizes * (sizes - 1) // 2).sum()),
-        skipped_blocks=len(np.unique(skipped)),
-        skipped_people=len(skipped),
-    )
-    return BlockingPass(name, codes, counts)
+def _both(left: HashArray, right: HashArray) -> HashArray:
+    """One key per pair of keys, 0 unless both are there."""
+    return np.where((left > 0) & (right > 0), _mixed(_mixed(left) + right) | np.uint64(1), np.uint64(0))
 
 
-def _without(codes: IntArray) -> IntArray:
-    """Negative twins of the codes: the part of a large block that lacks the refining key stays together."""
-    return -codes
+def _unordered(left: HashArray, right: HashArray) -> HashArray:
+    return _both(np.minimum(left, right), np.maximum(left, right))
 
 
-def _dense(codes: IntArray) -> IntArray:
-    dense, _ = pd.factorize(np.append(0, codes))
-    return dense[1:].astype(np.int64)
+def _salted(key: HashArray, salt: int) -> HashArray:
+    return np.where(key > 0, _mixed(key + np.uint64(salt)) | np.uint64(1), np.uint64(0))
 
 
-def _too_large(codes: IntArray, max_block: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return (np.bincount(codes)[codes] > max_block) & (codes > 0)
+def too_common(keys: Mapping[str, HashArray]) -> dict[str, HashArray]:
+    """The keys to leave out, by pass: the most common ones, until a pass keeps within its budget of pairs."""
+    return {name: _beyond_budget(key) for name, key in keys.items()}
+
+
+def _beyond_budget(key: HashArray) -> HashArray:
+    values, sizes = np.unique(key[key > 0], return_counts=True)
+    order = np.argsort(sizes, kind="stable")
+    pairs = np.cumsum(sizes[order] * (sizes[order] - 1) // 2)
+    budget = max(_PAIRS_PER_PERSON * len(key), _PAIRS_OF_SMALL_TABLES)
+    # Blocks of one size stay or go together, so that the order of keys decides nothing.
+    beyond = int(np.searchsorted(pairs, budget, side="right"))
+    largest = int(sizes[order[beyond]]) - 1 if beyond < len(order) else _LARGEST_BLOCK
+    return np.sort(values[(sizes > 1) & (sizes > min(largest, _LARGEST_BLOCK))])
+
+
+def usable_keys(people: People, common: Mapping[str, HashArray]) -> list[HashArray]:
+    """The keys of all passes without the too common ones."""
+    keys = blocking_keys(people)
+    return [np.where(_contains(common.get(name), key), np.uint64(0), key) for name, key in keys.items()]
+
+
+def _contains(values: HashArray | None, key: HashArray) -> BoolArray:
+    if values is None or not len(values):
+        return np.zeros(len(key), dtype=np.bool_)
+    place = np.minimum(np.searchsorted(values, key), len(values) - 1)
+    found: BoolArray = values[place] == key
+    return found
+
+
+def candidate_pairs(
+    keys: list[HashArray], share: Share = (0, 1), changed: BoolArray | None = None
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """The candidate pairs as chunks of (left, right) positions, left < right, each pair once.
+
+    A pair belongs to the first pass that finds it, and to the share its key falls into, so that the shares of
+    one table are disjoint and together complete.
+
+    Args:
+        keys: usable keys by pass.
+        share: (k, n), the k-th of n shares.
+        changed: if given, only pairs of which at least one person is marked.
+    """
+    number, shares = share
+    for place, key in enumerate(keys):
+        mine = key > 0
+        if shares > 1:
+            mine &= (key >> np.uint64(8)) % np.uint64(shares) == np.uint64(number)
+        if changed is not None:
+            mine &= np.isin(key, np.unique(key[changed & mine]))
+        for left, right in pairs_in_blocks(np.where(mine, key, np.uint64(0))):
+            new = np.ones(len(left), dtype=np.bool_)
+            if changed is not None:
+                new &= changed[left] | changed[right]
+            for earlier in keys[:place]:
+                new &= (earlier[left] != earlier[right]) | (earlier[left] == 0)
+            yield left[new], right[new]
 
 
 def pairs_in_blocks(
-    codes: IntArray, pairs_at_once: int = PAIRS_AT_ONCE
+    keys: HashArray, pairs_at_once: int = PAIRS_AT_ONCE
 ) -> Iterator[tuple[IntArray, IntArray]]:
-    """All pairs of people with the same non-zero code, as chunks of (left, right) positions, left < right.
+    """All pairs of positions with the same non-zero key, as chunks of (left, right), left < right.
 
     A chunk holds about ``pairs_at_once`` pairs, and never more than that plus one block's size.
     """
-    order = np.argsort(codes, kind="stable")
-    order = order[codes[order] > 0]
-    ordered = codes[order]
-    ends = np.searchsorted(ordered, ordered, side="right")
-    partners = ends - np.arange(len(order)) - 1
+    order = np.flatnonzero(keys)
+    order = order[np.argsort(keys[order], kind="stable")]
+    ordered = keys[order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) + 1 if len(order) else order
+    sizes = np.diff(np.append(0, ends))
+    partners = np.repeat(ends, sizes) - np.arange(len(order)) - 1
     done = np.append(0, np.cumsum(partners))
     start = 0
     while start < len(order) and done[start] < done[-1]:
@@ -133,15 +162,3 @@ def pairs_in_blocks(
         offset = np.arange(len(left)) - np.repeat(done[start:stop] - done[start], repeats)
         yield order[left], order[left + 1 + offset]
         start = stop
-
-
-def candidate_pairs(
-    passes: list[BlockingPass], pairs_at_once: int = PAIRS_AT_ONCE
-) -> Iterator[tuple[IntArray, IntArray]]:
-    """The union of the passes' pairs, each pair once (where the first pass finds it)."""
-    for number, blocking in enumerate(passes):
-        for left, right in pairs_in_blocks(blocking.codes, pairs_at_once):
-            new = np.ones(len(left), dtype=np.bool_)
-            for earlier in passes[:number]:
-                new &= (earlier.codes[left] != earlier.codes[right]) | (earlier.codes[left] == 0)
-            yield left[new], right[new]

@@ -1,10 +1,31 @@
-"""Joins pairs into clusters, and gives up clusters that would join different people by a chain."""
+"""Joins pairs into clusters by average linkage, without ever chaining different people together.
+
+Average linkage (Sokal and Michener 1958) joins two groups by the mean score of all pairs between them, so one
+lucky pair cannot pull two people together; and no join is made across a clash.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from include.matching.normalise import IntArray
+from include.matching.texts import BoolArray, FloatArray, IntArray
+
+JOIN_AT = 0.5
+"""Lowest mean score of the pairs between two groups that are joined."""
+
+LARGEST_GROUP = 400
+"""Groups of more people are not clustered: that many records of one person are no person's."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """All pairs within one group of connected people, as square matrices."""
+
+    score: FloatArray
+    sure: BoolArray
+    forbidden: BoolArray
 
 
 def connected_components(size: int, left: IntArray, right: IntArray) -> IntArray:
@@ -29,13 +50,59 @@ def _compressed(label: IntArray) -> IntArray:
         label = shorter
 
 
-def cluster_codes(components: IntArray, max_size: int) -> tuple[IntArray, IntArray]:
-    """Turns component labels into cluster codes from 1, 0 for people on their own.
+def join_confirmed(size: int, confirmed: list[tuple[int, int]], rejected: list[tuple[int, int]]) -> list[int]:
+    """Joins confirmed pairs in their order and returns the places of those that would put a rejected pair into
+    one cluster; the clusters follow from the others."""
+    cluster = list(range(size))
+    members = [{place} for place in range(size)]
+    apart: list[set[int]] = [set() for _ in range(size)]
+    for one, other in rejected:
+        apart[one].add(other)
+        apart[other].add(one)
+    refused = []
+    for place, (one, other) in enumerate(confirmed):
+        first, second = cluster[one], cluster[other]
+        if first == second:
+            continue
+        small, large = sorted((first, second), key=lambda label: (len(members[label]), label))
+        if any(apart[member] & members[large] for member in members[small]):
+            refused.append(place)
+            continue
+        members[large] |= members[small]
+        for member in members[small]:
+            cluster[member] = large
+    return refused
 
-    Returns:
-        The codes, and the codes of clusters above ``max_size``: too large to be checked pair by pair.
+
+def average_linkage(links: Links, start: IntArray) -> IntArray:
+    """Cluster labels of one group of at least one person.
+
+    Args:
+        links: all pairs of the group.
+        start: labels to begin with: equal for those a person said are one.
     """
-    _, codes, sizes = np.unique(components, return_inverse=True, return_counts=True)
-    several = sizes > 1
-    numbers = np.where(several, np.cumsum(several), 0)
-    return numbers[codes.reshape(-1)].astype(np.int64), numbers[several & (sizes > max_size)].astype(np.int64)
+    _, label = np.unique(start, return_inverse=True)
+    label = label.reshape(-1)
+    groups = np.zeros((int(label.max()) + 1, len(label)))
+    groups[label, np.arange(len(label))] = 1
+    sizes = groups.sum(axis=1)
+    total = groups @ links.score @ groups.T
+    sure = (groups @ links.sure @ groups.T) > 0
+    barred = (groups @ links.forbidden @ groups.T) > 0
+    np.fill_diagonal(barred, True)
+    while True:
+        mean = np.where(sure & ~barred, total / np.outer(sizes, sizes), -1.0)
+        best = int(mean.argmax())
+        one, other = divmod(best, len(mean))
+        if mean[one, other] < JOIN_AT:
+            return label
+        one, other = min(one, other), max(one, other)
+        label = np.where(label == other, one, label)
+        total[one] += total[other]
+        total[:, one] += total[:, other]
+        sizes[one] += sizes[other]
+        for matrix in (sure, barred):
+            matrix[one] |= matrix[other]
+            matrix[:, one] |= matrix[:, other]
+        barred[other] = barred[:, other] = True
+        barred[one, one] = True

@@ -1,233 +1,242 @@
-"""Compares pairs of people field by field and states the level of agreement of each field.
-
-Codes are compared first; only name pairs that can still matter reach the edit distances, each distinct pair
-of names once.
-"""
+"""Compares pairs of people field by field: the level of agreement, and how rare what they agree in is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from dataclasses import dataclass
 
 import numpy as np
-from rapidfuzz import fuzz
-from rapidfuzz.distance import OSA, JaroWinkler
-from rapidfuzz.process import cpdist
 
-from include.matching.normalise import BoolArray, IntArray, Names, People
+from include.matching.levels import BirthLevel, EmailLevel, OrderLevel, SexLevel, TextLevel
+from include.matching.people import People
+from include.matching.rarity import Rarity
+from include.matching.spelling import possibly_alike, spelling_levels
+from include.matching.texts import BoolArray, CodeArray, FloatArray, IntArray, Texts
 
-SIMILAR_FROM = 0.85  # Jaro-Winkler similarity
-SHORTEST_LAST_NAME_WITH_SLIP = 5
-SHORTEST_FIRST_NAME_WITH_SLIP = 4
-SHORTEST_SIMILAR_NAME = 3  # one of two characters is half a name
-DIGITS = 10 ** np.arange(8)
-
-
-class NameLevel(IntEnum):
-    """How two first or two last names agree.
-
-    NEAR is a difference that is almost certainly a slip: for first names a doubled letter or two letters in
-    the wrong order (one other letter may be a twin's name: Martin, Marvin), for surnames any single slip.
-    REORDERED means that the full names hold the same words in other places, swapped first and last names
-    above all. UNRESOLVED stands for "codes differ, text not compared yet".
-    """
-
-    MISSING = 0
-    DIFFERENT = 1
-    INITIAL = 2
-    SIMILAR = 3
-    NEAR = 4
-    REORDERED = 5
-    EQUAL = 6
-    UNRESOLVED = 7
-
-
-class BirthLevel(IntEnum):
-    """How two birth dates agree."""
-
-    MISSING = 0
-    DIFFERENT = 1
-    TWO_DIGITS_OFF = 2
-    ONE_DIGIT_OFF = 3
-    DAY_MONTH_SWAPPED = 4
-    EQUAL = 5
-
-
-class GenderLevel(IntEnum):
-    """How two sexes agree; "other" is no wildcard, since the legacy code 0 has no certain meaning."""
-
-    MISSING = 0
-    DIFFERENT = 1
-    EQUAL = 2
-
-
-class EmailLevel(IntEnum):
-    """How two e-mail addresses agree.
-
-    SHARED: the same address, but of people with incompatible first names (families share addresses) or of a
-    crowd (an office's address), hence evidence of nothing.
-    """
-
-    MISSING = 0
-    DIFFERENT = 1
-    SHARED = 2
-    EQUAL = 3
-
-
-class NameFrequencyLevel(IntEnum):
-    """How many different birth dates are known under the full name that both people bear."""
-
-    OTHER = 0
-    RARE = 1
-    REPEATED = 2
-    COMMON = 3
-    VERY_COMMON = 4
-
-
-REPEATED_FROM, COMMON_FROM, VERY_COMMON_FROM = 3, 10, 40
+UNRESOLVED = -1
+_ONE_LETTER = 2  # bits by which the letters of two texts differ if one letter was replaced
+_DIGITS = np.int64(0x11111111)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Pairs of people (positions) with one agreement level per field; all arrays have the same length."""
+class Compared:
+    """Pairs (positions) with, for each field, the level and the rarity in bits; all of one length."""
 
     left: IntArray
     right: IntArray
-    first_name: IntArray
-    last_name: IntArray
-    name_frequency: IntArray
-    birth_date: IntArray
-    gender: IntArray
-    email: IntArray
+    level: dict[str, IntArray]
+    rarity: dict[str, FloatArray]
 
     def __len__(self) -> int:
         return len(self.left)
 
-    def take(self, chosen: BoolArray | IntArray) -> Comparison:
+    def take(self, chosen: BoolArray | IntArray) -> Compared:
         """The chosen pairs only."""
-        return Comparison(**{name: values[chosen] for name, values in vars(self).items()})
+        return Compared(
+            self.left[chosen],
+            self.right[chosen],
+            {field: values[chosen] for field, values in self.level.items()},
+            {field: values[chosen] for field, values in self.rarity.items()},
+        )
 
 
-def concatenate(parts: list[Comparison]) -> Comparison:
+def concatenate(parts: list[Compared]) -> Compared:
     """Puts comparisons of different pairs into one; needs at least one part."""
-    return Comparison(
-        **{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
+    return Compared(
+        np.concatenate([part.left for part in parts]),
+        np.concatenate([part.right for part in parts]),
+        {field: np.concatenate([part.level[field] for part in parts]) for field in parts[0].level},
+        {field: np.concatenate([part.rarity[field] for part in parts]) for field in parts[0].rarity},
     )
 
 
-def compare_codes(people: People, left: IntArray, right: IntArray) -> Comparison:
-    """Compares everything but the spelling of unequal names, which stays UNRESOLVED."""
-    same_words = (people.full[left] == people.full[right]) & (people.full[left] > 0)
-    first = _name_codes_level(people.names, people.first[left], people.first[right], same_words)
-    last = _name_codes_level(people.names, people.last[left], people.last[right], same_words)
-    return Comparison(
-        left=left,
-        right=right,
-        first_name=first,
-        last_name=last,
-        name_frequency=_name_frequency_level(people, left, same_words),
-        birth_date=_birth_level(people.birth[left], people.birth[right]),
-        gender=_equality(people.gender[left], people.gender[right], GenderLevel.EQUAL),
-        email=_equality(people.email[left], people.email[right], EmailLevel.EQUAL),
+def compare_codes(people: People, rarity: Rarity, left: IntArray, right: IntArray) -> Compared:
+    """Compares everything but the spelling of unequal texts, which stays UNRESOLVED where it can matter."""
+    level: dict[str, IntArray] = {}
+    rare: dict[str, FloatArray] = {}
+    one_date = (people.birth[left] == people.birth[right]) & (people.birth[left] > 0)
+    for field, codes in (("first_name", people.first), ("last_name", people.last)):
+        one, other = codes[left], codes[right]
+        level[field] = _text_level(people.names, one, other)
+        rare[field] = rarity.of_texts(field, one, other, one_date)
+    level["date_of_birth"] = birth_level(people.birth[left], people.birth[right])
+    rare["date_of_birth"] = rarity.of_birth[left]
+    one, other = people.email.code[left], people.email.code[right]
+    level["email"] = _email_level(people, left, right)
+    rare["email"] = rarity.of_texts("email", one, other, one_date)
+    for field, column in people.evidence.items():
+        one, other = column.code[left], column.code[right]
+        level[field] = _text_level(column.texts, one, other)
+        rare[field] = rarity.of_texts(field, one, other, one_date)
+    return Compared(left, right, level, rare)
+
+
+def resolve(people: People, rarity: Rarity, implied: dict[str, tuple[str, ...]], pairs: Compared) -> Compared:
+    """Compares the spelling of UNRESOLVED texts, and what depends on it: swapped names, sex, implied columns."""
+    level, rare = dict(pairs.level), dict(pairs.rarity)
+    left, right = pairs.left, pairs.right
+    for field, codes in (("first_name", people.first), ("last_name", people.last)):
+        level[field] = _spelt(people.names, level[field], codes[left], codes[right], of_people=True)
+    level["last_name"] = np.where(
+        level["last_name"] == TextLevel.NICKNAME, TextLevel.SIMILAR, level["last_name"]
     )
+    for field, column in people.evidence.items():
+        one, other = column.code[left], column.code[right]
+        level[field] = _spelt(column.texts, level[field], one, other, of_people=False)
+    level["email"] = _email_slips(people, pairs)
+    for field, givers in implied.items():
+        known = np.zeros(len(pairs), dtype=np.bool_)
+        for giver in givers:
+            known |= level[giver] == TextLevel.EQUAL
+        level[field] = np.where(known, TextLevel.MISSING, level[field])
+    _swap_names(people, rarity, pairs, level, rare)
+    level["gender"] = _sex_level(people, left, right, level["first_name"])
+    rare["gender"] = np.zeros(len(pairs))
+    return Compared(left, right, level, rare)
 
 
-def resolve(people: People, pairs: Comparison) -> Comparison:
-    """Compares the spelling of UNRESOLVED names, then judges equal e-mail addresses by the names."""
-    first = _resolved(
-        people.names, pairs.first_name, people.first[pairs.left], people.first[pairs.right], True
-    )
-    last = _resolved(people.names, pairs.last_name, people.last[pairs.left], people.last[pairs.right], False)
-    incompatible = (first == NameLevel.DIFFERENT) | (first == NameLevel.MISSING)
-    shared = (pairs.email == EmailLevel.EQUAL) & (incompatible | people.crowded[pairs.left])
-    return replace(
-        pairs, first_name=first, last_name=last, email=np.where(shared, EmailLevel.SHARED, pairs.email)
-    )
-
-
-def _equality(left: IntArray, right: IntArray, equal: IntEnum) -> IntArray:
-    level = np.where(left == right, int(equal), 1)
-    return np.where((left == 0) | (right == 0), 0, level)
-
-
-def _name_codes_level(names: Names, left: IntArray, right: IntArray, same_words: BoolArray) -> IntArray:
-    level = np.where(names.same[left] == names.same[right], NameLevel.EQUAL, NameLevel.UNRESOLVED)
+def _text_level(texts: Texts, one: CodeArray, other: CodeArray) -> IntArray:
+    level = np.full(len(one), int(TextLevel.DIFFERENT), dtype=np.int64)
+    equal = texts.hash[one] == texts.hash[other]
+    open_pairs = np.flatnonzero(~equal)
+    alike = possibly_alike(texts, one[open_pairs], other[open_pairs])
+    level[open_pairs[alike]] = UNRESOLVED
+    level[equal] = TextLevel.EQUAL
     # Two people abbreviated alike need not have the same name.
-    level = np.where((level == NameLevel.EQUAL) & names.initial[left], NameLevel.INITIAL, level)
-    whole = ~names.initial[left] & ~names.initial[right]
-    reordered = same_words & whole & (level == NameLevel.UNRESOLVED)
-    level = np.where(reordered, NameLevel.REORDERED, level)
-    return np.where((left == 0) | (right == 0), NameLevel.MISSING, level)
+    level[equal & texts.initial[one]] = TextLevel.INITIAL
+    level[(one == 0) | (other == 0)] = TextLevel.MISSING
+    return level
 
 
-def _name_frequency_level(people: People, left: IntArray, same_words: BoolArray) -> IntArray:
-    bounds = (REPEATED_FROM, COMMON_FROM, VERY_COMMON_FROM)
-    level = NameFrequencyLevel.RARE + np.searchsorted(bounds, people.dates_of_name[left], side="right")
-    return np.where(same_words, level, NameFrequencyLevel.OTHER)
+def _spelt(texts: Texts, level: IntArray, one: CodeArray, other: CodeArray, *, of_people: bool) -> IntArray:
+    open_pairs = np.flatnonzero(level == UNRESOLVED)
+    spelt = level.copy()
+    spelt[open_pairs] = spelling_levels(texts, one[open_pairs], other[open_pairs], of_people=of_people)
+    return spelt
 
 
-def _birth_level(left: IntArray, right: IntArray) -> IntArray:
+def birth_level(left: IntArray, right: IntArray) -> IntArray:
+    """The level of two birth dates (decimal digits, four bits each; 0 is missing)."""
     level = np.full(len(left), int(BirthLevel.DIFFERENT), dtype=np.int64)
     missing = (left == 0) | (right == 0)
     equal = left == right
     doubtful = np.flatnonzero(~missing & ~equal)
     a, b = left[doubtful], right[doubtful]
-    off = (a[:, None] // DIGITS % 10 != b[:, None] // DIGITS % 10).sum(axis=1)
-    swapped = (a // 10_000 == b // 10_000) & (a // 100 % 100 == b % 100) & (b // 100 % 100 == a % 100)
+    difference = a ^ b
+    digits = (difference | difference >> 1 | difference >> 2 | difference >> 3) & _DIGITS
+    off = np.bitwise_count(digits)
+    swapped_digits = (off == 2) & _adjacent_swapped(a, b, digits)  # noqa: PLR2004
+    parts = (
+        (difference >> 16 != 0).astype(np.int8)
+        + (difference >> 8 & 0xFF != 0).astype(np.int8)
+        + (difference & 0xFF != 0).astype(np.int8)
+    )
+    exchanged = (a >> 16 == b >> 16) & (a >> 8 & 0xFF == b & 0xFF) & (b >> 8 & 0xFF == a & 0xFF)
     level[doubtful[off == 2]] = BirthLevel.TWO_DIGITS_OFF  # noqa: PLR2004
-    level[doubtful[off == 1]] = BirthLevel.ONE_DIGIT_OFF
-    level[doubtful[swapped]] = BirthLevel.DAY_MONTH_SWAPPED
+    level[doubtful[parts == 1]] = BirthLevel.TWO_PARTS
+    level[doubtful[(off == 1) | swapped_digits]] = BirthLevel.ONE_SLIP
+    level[doubtful[exchanged]] = BirthLevel.DAY_MONTH_SWAPPED
     level[equal] = BirthLevel.EQUAL
     level[missing] = BirthLevel.MISSING
     return level
 
 
-def _resolved(names: Names, level: IntArray, left: IntArray, right: IntArray, is_first: bool) -> IntArray:
-    open_pairs = np.flatnonzero(level == NameLevel.UNRESOLVED)
-    pairs, position = np.unique(np.stack([left[open_pairs], right[open_pairs]]), axis=1, return_inverse=True)
-    resolved = level.copy()
-    resolved[open_pairs] = _spelling_level(names, pairs[0], pairs[1], is_first)[position.reshape(-1)]
-    return resolved
+def _adjacent_swapped(a: IntArray, b: IntArray, digits: IntArray) -> BoolArray:
+    swapped = np.zeros(len(a), dtype=np.bool_)
+    for place in range(0, 28, 4):
+        two = digits == (0x11 << place)
+        swapped |= (
+            two
+            & ((a >> place & 0xF) == (b >> (place + 4) & 0xF))
+            & ((b >> place & 0xF) == (a >> (place + 4) & 0xF))
+        )
+    return swapped
 
 
-def _spelling_level(names: Names, left: IntArray, right: IntArray, is_first: bool) -> IntArray:
-    slips = cpdist(
-        names.compact[left], names.compact[right], scorer=OSA.distance, score_cutoff=1, dtype=np.int32
+def years_apart(people: People, pairs: Compared) -> IntArray:
+    """The difference of the years of birth; 0 where one is missing."""
+    left, right = people.birth[pairs.left], people.birth[pairs.right]
+    apart = np.abs(_year(left) - _year(right))
+    years: IntArray = np.where((left == 0) | (right == 0), 0, apart)
+    return years
+
+
+def _year(birth: IntArray) -> IntArray:
+    digits = [birth >> 28, birth >> 24 & 0xF, birth >> 20 & 0xF, birth >> 16 & 0xF]
+    year: IntArray = digits[0] * 1000 + digits[1] * 100 + digits[2] * 10 + digits[3]
+    return year
+
+
+def _email_level(people: People, left: IntArray, right: IntArray) -> IntArray:
+    one, other = people.email.code[left], people.email.code[right]
+    level = np.full(len(one), int(EmailLevel.DIFFERENT), dtype=np.int64)
+    level[one == other] = EmailLevel.EQUAL
+    level[(one == 0) | (other == 0)] = EmailLevel.MISSING
+    return level
+
+
+def _email_slips(people: People, pairs: Compared) -> IntArray:
+    """Finds addresses one slip apart. An address made of the name repeats the slip in the name, so it says
+    nothing new."""
+    level = pairs.level["email"].copy()
+    texts, code = people.email.texts, people.email.code
+    strange = ~people.named_address[pairs.left] & ~people.named_address[pairs.right]
+    open_pairs = np.flatnonzero((level == EmailLevel.DIFFERENT) & strange)
+    one, other = code[pairs.left[open_pairs]], code[pairs.right[open_pairs]]
+    near = np.bitwise_count(texts.letters[one] ^ texts.letters[other]) <= _ONE_LETTER
+    near &= np.abs(texts.length[one] - texts.length[other]) <= 1
+    open_pairs, one, other = open_pairs[near], one[near], other[near]
+    spelt = spelling_levels(texts, one, other, of_people=False)
+    level[open_pairs[spelt == TextLevel.NEAR]] = EmailLevel.ONE_SLIP
+    return level
+
+
+def _swap_names(
+    people: People,
+    rarity: Rarity,
+    pairs: Compared,
+    level: dict[str, IntArray],
+    rare: dict[str, FloatArray],
+) -> None:
+    """Compares first with last name where that agrees and the straight comparison does not."""
+    order = np.full(len(pairs), int(OrderLevel.STRAIGHT), dtype=np.int64)
+    names, first, last = people.names, people.first, people.last
+    crossed = crossing(people, pairs.left, pairs.right)
+    crossed &= (level["first_name"] < TextLevel.ALIKE) & (level["last_name"] < TextLevel.ALIKE)
+    open_pairs = np.flatnonzero(crossed)
+    left, right = pairs.left[open_pairs], pairs.right[open_pairs]
+    sides = {"first_name": (first[left], last[right]), "last_name": (last[left], first[right])}
+    spelt = {
+        field: _spelt(names, _text_level(names, one, other), one, other, of_people=True)
+        for field, (one, other) in sides.items()
+    }
+    agree = (spelt["first_name"] >= TextLevel.ALIKE) | (spelt["last_name"] >= TextLevel.ALIKE)
+    order[open_pairs[agree]] = OrderLevel.SWAPPED
+    for field, (one, other) in sides.items():
+        level[field] = level[field].copy()
+        rare[field] = rare[field].copy()
+        level[field][open_pairs[agree]] = spelt[field][agree]
+        rare[field][open_pairs[agree]] = rarity.of_crossed(one, other)[agree]
+    level["name_order"] = order
+    rare["name_order"] = np.zeros(len(pairs))
+
+
+def crossing(people: People, left: IntArray, right: IntArray) -> BoolArray:
+    """Whether the first name of one person may be the last name of the other."""
+    loose = people.names.loose
+    first, last = loose[people.first], loose[people.last]
+    crossed: BoolArray = ((first[left] == last[right]) & (first[left] > 0)) | (
+        (last[left] == first[right]) & (last[left] > 0)
     )
-    likeness = cpdist(names.compact[left], names.compact[right], scorer=JaroWinkler.similarity)
-    numbered = names.digits[left] | names.digits[right]
-    shorter = np.minimum(names.length[left], names.length[right])
-    similar = (likeness >= SIMILAR_FROM) | ((slips == 1) & (shorter >= SHORTEST_SIMILAR_NAME))
-    similar |= _words_contained(names, left, right)
-    initial = (names.initial[left] | names.initial[right]) & (names.head[left] == names.head[right])
-    slip = _first_name_slip if is_first else _surname_slip
-    near = slip(names, left, right, slips == 1)
-    level = np.where(similar, NameLevel.SIMILAR, NameLevel.DIFFERENT)
-    # Names that differ only in a number (test accounts) are names of different accounts.
-    level = np.where(near & ~numbered, NameLevel.NEAR, level)
-    level = np.where(numbered, NameLevel.DIFFERENT, level)
-    return np.where(initial, NameLevel.INITIAL, level)
+    return crossed
 
 
-def _words_contained(names: Names, left: IntArray, right: IntArray) -> BoolArray:
-    """Whether all words of one name occur in the other: a second first name, half of a double surname."""
-    contained = np.zeros(len(left), dtype=np.bool_)
-    several = np.flatnonzero(names.several[left] | names.several[right])
-    ratio = cpdist(names.spaced[left[several]], names.spaced[right[several]], scorer=fuzz.token_set_ratio)
-    contained[several] = ratio == 100  # noqa: PLR2004
-    return contained
-
-
-def _surname_slip(names: Names, left: IntArray, right: IntArray, one_slip: BoolArray) -> BoolArray:
-    shorter = np.minimum(names.length[left], names.length[right])
-    slip: BoolArray = one_slip & (shorter >= SHORTEST_LAST_NAME_WITH_SLIP)
-    return slip
-
-
-def _first_name_slip(names: Names, left: IntArray, right: IntArray, one_slip: BoolArray) -> BoolArray:
-    transposed = one_slip & (names.letters[left] == names.letters[right])
-    doubled = names.undoubled[left] == names.undoubled[right]
-    long_enough = np.minimum(names.length[left], names.length[right]) >= SHORTEST_FIRST_NAME_WITH_SLIP
-    # The last letter tells Christian from Christina.
-    slip: BoolArray = (transposed | doubled) & long_enough & (names.tail[left] == names.tail[right])
-    return slip
+def _sex_level(people: People, left: IntArray, right: IntArray, first_name: IntArray) -> IntArray:
+    one, other = people.gender[left], people.gender[right]
+    same_name = first_name >= TextLevel.SIMILAR
+    level = np.where(
+        one == other,
+        np.where(same_name, SexLevel.EQUAL_WITH_ONE_NAME, SexLevel.EQUAL_WITH_OTHER_NAME),
+        np.where(same_name, SexLevel.DIFFERENT_WITH_ONE_NAME, SexLevel.DIFFERENT_WITH_OTHER_NAME),
+    )
+    sex: IntArray = np.where((one == 0) | (other == 0), int(SexLevel.MISSING), level)
+    return sex

@@ -1,42 +1,36 @@
-"""Turns people into integer codes that can be compared without looking at text again.
+"""Turns names, e-mail addresses and dates into what is compared.
 
 Names are compared on a key: NFKC, case-folded, spaces collapsed, punctuation dropped, accents folded for
 Latin letters only, so that names in other scripts (docs/legacy-mdw.md section 1.2 has Japanese and Thai ones)
-stay distinct. In every code, 0 means "nothing to compare".
+stay distinct. Looser keys bring together what is written differently: see :func:`loose_key`,
+:func:`sound_key` and include/matching/nicknames.py.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-import pyarrow as pa
-
-from include.core.errors import MigrationError
-
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-TextArray = npt.NDArray[np.object_]
-
-COLUMNS = ("legacy_id", "first_name", "last_name", "date_of_birth", "gender", "email", "updated_at")
-GENDERS = {"male": 1, "female": 2, "other": 3}
+from itertools import groupby
 
 # Written where a name was not known; compared with the key, that is without punctuation.
 PLACEHOLDER_NAMES = frozenset(
     """
     unknown, not known, unnamed, noname, no name, name, anonymous, anonym, n a, none, null, nil, undefined,
-    dummy, tbd, tba, xx, unbekannt, inconnu, inconnue, desconocido, desconocida, sconosciuto, sconosciuta,
-    不明, 名無し, 未定, ไม่ทราบ, ไม่ระบุ
+    dummy, tbd, tba, xx, first name, last name, surname, not given, not available, missing, unbekannt, inconnu,
+    inconnue, desconocido, desconocida, sconosciuto, sconosciuta, onbekend, ukjent, okand, ukendt,
+    不明, 名無し, 未定, ไม่ทราบ, ไม่ระบุ, неизвестно, غير معروف
     """.strip()
     .replace("\n    ", " ")
     .split(", ")
 )
-PLACEHOLDER_DATES = frozenset({19000101, 19010101})
+_FIRST_DATE, _END_OF_DATES = 0x19000000, 0x21000000
+PLACEHOLDER_DATES = frozenset({0x19000101, 0x19010101, 0x18991230, 0x18991231})
+_PLACEHOLDER_MAILBOXES = frozenset(
+    """
+    none, no, nomail, noemail, noreply, unknown, nobody, test, na, null, info, mail, email, example, user
+    """.strip().split(", ")
+)
 
 # Latin letters that Unicode does not decompose into a base letter and an accent.
 _LATIN_LETTERS = str.maketrans(
@@ -44,69 +38,7 @@ _LATIN_LETTERS = str.maketrans(
 )
 _WITHOUT_APOSTROPHES = str.maketrans("", "", "'’‘ʼ`´＇")
 _LONGEST_REPEAT = 2  # three times the same letter is no name
-
-
-@dataclass(frozen=True)
-class DateRules:
-    """When a birth date says nothing.
-
-    Attributes:
-        earliest_year, latest_year: dates outside are no birth dates of patients.
-        floor: a date that fewer differently named people share is never called a placeholder.
-        factor: how many times more people than expected from its year share a placeholder date.
-    """
-
-    earliest_year: int = 1900
-    latest_year: int = 2099
-    floor: int = 8
-    factor: float = 6.0
-
-
-@dataclass(frozen=True)
-class Names:
-    """The distinct names of a table; every array is indexed by name code, and code 0 is the missing name.
-
-    ``same`` is equal for names that differ in spacing only, ``undoubled`` for names that differ in doubled
-    letters, ``letters`` for names made of the same letters.
-    """
-
-    spaced: TextArray
-    compact: TextArray
-    same: IntArray
-    undoubled: IntArray
-    letters: IntArray
-    length: IntArray
-    head: IntArray
-    tail: IntArray
-    initial: BoolArray
-    digits: BoolArray
-    several: BoolArray
-
-
-@dataclass(frozen=True)
-class People:
-    """A table of people as codes, one entry per person, in the order of their numeric legacy id.
-
-    ``birth`` is yyyymmdd; ``full`` is equal for people with the same words in first and last name together,
-    in any order; ``dates_of_name`` counts the different birth dates known under that full name; ``crowded``
-    marks e-mail addresses that many differently named people share; ``filled`` counts comparable fields.
-    """
-
-    legacy_id: TextArray
-    names: Names
-    first: IntArray
-    last: IntArray
-    full: IntArray
-    birth: IntArray
-    gender: IntArray
-    email: IntArray
-    crowded: BoolArray
-    dates_of_name: IntArray
-    filled: IntArray
-    updated: IntArray
-
-    def __len__(self) -> int:
-        return len(self.legacy_id)
+_LONGEST = 80  # characters compared: nobody's name differs only beyond
 
 
 @lru_cache(maxsize=65536)
@@ -135,14 +67,25 @@ def _plain(character: str) -> str:
     return character if category[0] in "LMN" else " "
 
 
+_ASCII_PLAIN = str.maketrans(
+    {chr(code): " " for code in range(128) if not chr(code).isalnum()} | {"'": "", "`": ""}
+)
+
+
+def _words(text: str) -> str:
+    if text.isascii():
+        return " ".join(text.lower().translate(_ASCII_PLAIN).split())
+    # Apostrophes first: NFKC turns some of them into a space with an accent.
+    composed = unicodedata.normalize("NFKC", text.translate(_WITHOUT_APOSTROPHES))
+    folded = unicodedata.normalize("NFKC", composed.casefold())
+    plain = "".join(_plain(character) for character in folded)
+    return " ".join(fold_latin_accents(plain).split())
+
+
 def name_key(name: str) -> str:
     """The comparison key of a name: lower-case words with single spaces; empty if it holds no letter or is a
     placeholder such as "unknown"."""
-    # Apostrophes first: NFKC turns some of them into a space with an accent.
-    composed = unicodedata.normalize("NFKC", name.translate(_WITHOUT_APOSTROPHES))
-    folded = unicodedata.normalize("NFKC", composed.casefold())
-    plain = "".join(_plain(character) for character in folded)
-    key = " ".join(fold_latin_accents(plain).split())
+    key = _words(name)[:_LONGEST].rstrip()
     return "" if _is_placeholder(key) else key
 
 
@@ -152,168 +95,85 @@ def _is_placeholder(key: str) -> bool:
     return len(key) > _LONGEST_REPEAT and len(set(key)) == 1
 
 
+def value_key(value: str) -> str:
+    """The comparison key of any other value: its words without spaces."""
+    return _words(value).replace(" ", "")[:_LONGEST]
+
+
 def email_key(email: str) -> str:
-    """The comparison key of an e-mail address; whether it is one was decided before."""
-    return unicodedata.normalize("NFKC", email).strip().casefold()
+    """The comparison key of an e-mail address; empty for placeholders and for what is no address."""
+    key = unicodedata.normalize("NFKC", email).strip().casefold()[:200]
+    mailbox, at, host = key.rpartition("@")
+    if not at or not mailbox or not host or mailbox.strip("0123456789.-_") in _PLACEHOLDER_MAILBOXES:
+        return ""
+    return key
 
 
-def encode(table: pa.Table, rules: DateRules, crowded_email: int) -> People:
-    """Reads the compared columns of a table of people.
+def mailbox_key(address: str) -> str:
+    """The letters and digits before the @ of an address key."""
+    return _words(address.rpartition("@")[0]).replace(" ", "")
 
-    Args:
-        table: the columns :data:`COLUMNS`, all text, NULL where unknown; other columns are ignored.
-        rules: when a birth date counts as missing.
-        crowded_email: an address with more differently named people than this is evidence of nothing.
 
-    Raises:
-        MigrationError: TRANSFORM_FAILED if a column is missing or the ids are not distinct integers.
+def birth_code(text: str) -> int:
+    """An ISO date as eight decimal digits, four bits each (0x19850304); 0 for what is no birth date.
+
+    Month and day may be impossible: a slip in them is still evidence.
     """
-    frame = _frame(table)
-    names, first, last = _encode_names(frame["first_name"], frame["last_name"])
-    name_pair = pair_codes(names.same[first], names.same[last])
-    full = _encode_full_names(names, first, last)
-    birth = _encode_birth_dates(frame["date_of_birth"], name_pair, rules)
-    gender = _integers(frame["gender"].map(GENDERS).fillna(0))
-    email = _text_codes(_by_value(frame["email"], email_key))
-    known = np.stack([first, last, birth, gender, email]) > 0
-    return People(
-        legacy_id=frame["legacy_id"].to_numpy(object),
-        names=names,
-        first=first,
-        last=last,
-        full=full,
-        birth=birth,
-        gender=gender,
-        email=email,
-        crowded=(_partners(email, name_pair) > crowded_email) & (email > 0),
-        dates_of_name=_partners(full, birth),
-        filled=known.sum(axis=0),
-        updated=_moments(frame["updated_at"]),
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        return 0
+    code = int(text.replace("-", ""), 16)
+    return 0 if code in PLACEHOLDER_DATES or not _FIRST_DATE <= code < _END_OF_DATES else code
+
+
+_LOOK_ALIKES = str.maketrans({"0": "o", "1": "l", "5": "s"})
+
+
+def loose_key(key: str) -> str:
+    """Equal for spellings of one name that transliteration brings about (ü/ue/u, ø/oe/o, å/aa/a, ß/ss/s, double
+    letters), or misreading (rn/m, 0/o, 1/l, 5/s); spaces dropped."""
+    joined = key.replace(" ", "").replace("ue", "u").replace("oe", "o").replace("ae", "a")
+    joined = joined.translate(_LOOK_ALIKES).replace("rn", "m").replace("vv", "w")
+    return "".join(letter for letter, _ in groupby(joined))
+
+
+_SOUNDS = [
+    (re.compile(pattern), sound)
+    for pattern, sound in (
+        ("^(mac|mc)", "mk"),
+        ("^kn|^gn", "n"),
+        ("^wr", "r"),
+        ("^ps", "s"),
+        ("^wh", "w"),
+        ("ough|augh", "o"),
+        ("sch|sh|ch(?=[aeiy])|tsch|cz|sz", "s"),
+        ("ph|pf", "f"),
+        ("th|dt|dh", "t"),
+        ("ck|ch|kh|gh|qu?", "k"),
+        ("c(?=[eiy])", "s"),
+        ("c", "k"),
+        ("x", "ks"),
+        ("tz|ts|z", "s"),
+        ("[vw]", "f"),
+        ("d", "t"),
+        ("b", "p"),
+        ("g", "k"),
+        ("j", "i"),
+        ("m", "n"),
     )
+]
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
-    missing = sorted(set(COLUMNS) - set(table.column_names))
-    if missing:
-        raise MigrationError(
-            "TRANSFORM_FAILED", f"Deduplication lacks columns: {', '.join(missing)}.", entity="patients"
-        )
-    frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
-    numbers = pd.to_numeric(frame["legacy_id"].astype(object), errors="coerce")
-    if numbers.isna().any() or numbers.duplicated().any() or (numbers % 1 != 0).any():
-        raise MigrationError(
-            "TRANSFORM_FAILED",
-            "Deduplication needs distinct integers in this column.",
-            entity="patients",
-            column="legacy_id",
-        )
-    order = np.argsort(numbers.to_numpy(np.int64), kind="stable")
-    return frame.iloc[order].reset_index(drop=True).astype(object)
-
-
-def _by_value(column: pd.Series[Any], key: Any) -> pd.Series[Any]:
-    """Applies a text function once per distinct value; NULL becomes the empty string."""
-    filled = column.where(column.notna(), "")
-    return filled.map({value: key(value) for value in filled.unique()})
-
-
-def _text_codes(texts: pd.Series[Any]) -> IntArray:
-    codes, _ = pd.factorize(texts.where(texts != "", None))
-    return codes.astype(np.int64) + 1
-
-
-def _name_codes(texts: list[str]) -> IntArray:
-    return _text_codes(pd.Series(texts, dtype=object))
-
-
-def pair_codes(left: IntArray, right: IntArray) -> IntArray:
-    """One code for each distinct pair of codes, and 0 where both are 0."""
-    combined = left * (int(right.max(initial=0)) + 1) + right
-    codes, _ = pd.factorize(np.append(0, combined))
-    return codes[1:].astype(np.int64)
-
-
-def _partners(owner: IntArray, other: IntArray) -> IntArray:
-    """For each row, how many different non-zero ``other`` codes its ``owner`` code occurs with."""
-    pairs = np.unique(np.stack([owner, other]), axis=1)
-    counts = np.bincount(pairs[0][pairs[1] > 0], minlength=int(owner.max(initial=0)) + 1)
-    return counts[owner].astype(np.int64)
-
-
-def _encode_names(first: pd.Series[Any], last: pd.Series[Any]) -> tuple[Names, IntArray, IntArray]:
-    keys = _by_value(pd.concat([first, last]), name_key)
-    codes = _text_codes(keys)
-    spaced = ["", *pd.unique(keys[keys != ""])]
-    return _describe(spaced), codes[: len(first)], codes[len(first) :]
-
-
-def _describe(spaced: list[str]) -> Names:
-    compact = [key.replace(" ", "") for key in spaced]
-    return Names(
-        spaced=np.array(spaced, dtype=object),
-        compact=np.array(compact, dtype=object),
-        same=_name_codes(compact),
-        undoubled=_name_codes([_undouble(key) for key in compact]),
-        letters=_name_codes(["".join(sorted(key)) for key in compact]),
-        length=np.array([len(key) for key in compact], dtype=np.int64),
-        head=np.array([ord(key[:1] or "\0") for key in compact], dtype=np.int64),
-        tail=np.array([ord(key[-1:] or "\0") for key in compact], dtype=np.int64),
-        # One cased letter abbreviates a name; one ideograph is a whole name.
-        initial=np.array([len(key) == 1 and key.upper() != key for key in compact], dtype=np.bool_),
-        digits=np.array([any(map(str.isdigit, key)) for key in compact], dtype=np.bool_),
-        several=np.array([" " in key for key in spaced], dtype=np.bool_),
-    )
-
-
-def _undouble(key: str) -> str:
-    return "".join(letter for letter, before in zip(key, " " + key, strict=False) if letter != before)
-
-
-def _encode_full_names(names: Names, first: IntArray, last: IntArray) -> IntArray:
-    pairs, position = np.unique(np.stack([first, last]), axis=1, return_inverse=True)
-    texts = [
-        _sorted_words(names.spaced[first_code], names.spaced[last_code])
-        for first_code, last_code in pairs.T.tolist()
-    ]
-    return _name_codes(texts)[position.reshape(-1)]
-
-
-def _sorted_words(first: str, last: str) -> str:
-    """The words of a full name in one order; a single word is no full name."""
-    words = sorted(f"{first} {last}".split())
-    return " ".join(words) if len(words) > 1 else ""
-
-
-def _encode_birth_dates(dates: pd.Series[Any], name_pair: IntArray, rules: DateRules) -> IntArray:
-    text = dates.where(dates.notna(), "").astype(str)
-    iso = text.str.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").to_numpy(np.bool_)
-    birth = np.zeros(len(text), dtype=np.int64)
-    birth[iso] = text[iso].str.replace("-", "").to_numpy(object).astype(np.int64)
-    year = birth // 10_000
-    impossible = (year < rules.earliest_year) | (year > rules.latest_year)
-    birth[impossible | np.isin(birth, list(PLACEHOLDER_DATES))] = 0
-    birth[_too_frequent(birth, name_pair, rules)] = 0
-    return birth
-
-
-def _too_frequent(birth: IntArray, name_pair: IntArray, rules: DateRules) -> BoolArray:
-    """Marks dates that far more people share than the rest of their year lets expect.
-
-    Differently named people are counted, so that one person entered many times makes no placeholder.
-    """
-    pairs = np.unique(np.stack([birth, name_pair]), axis=1)
-    dates, people = np.unique(pairs[0], return_counts=True)
-    year = dates // 10_000
-    expected = (np.bincount(year, weights=people)[year] - people) / 365
-    frequent = (people >= rules.floor) & (people > rules.factor * expected) & (dates > 0)
-    return np.isin(birth, dates[frequent])
-
-
-def _moments(stamps: pd.Series[Any]) -> IntArray:
-    """Microseconds since 1970; NULL and what is no moment (infinity, BC) come before everything else."""
-    moments = pd.to_datetime(stamps, utc=True, format="ISO8601", errors="coerce")
-    return _integers(moments.astype("datetime64[us, UTC]").astype("int64"))
-
-
-def _integers(numbers: pd.Series[Any]) -> IntArray:
-    return np.asarray(numbers, dtype=np.int64)
+def sound_key(key: str) -> str:
+    """A rough phonetic key for Latin names, in the spirit of Soundex and the Cologne phonetics; other scripts
+    keep their letters."""
+    text = key.replace(" ", "")
+    if not text.isascii():
+        return text
+    for pattern, sound in _SOUNDS:
+        text = pattern.sub(sound, text)
+    if not text:
+        return ""
+    head, rest = text[:1], text[1:]
+    consonants = "".join(letter for letter in rest if letter not in "aeiouyh")
+    head = "a" if head in "aeiouyh" else head
+    return "".join(letter for letter, _ in groupby(head + consonants))

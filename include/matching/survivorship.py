@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from include.matching.normalise import IntArray, People
+from include.matching.people import People
+from include.matching.texts import IntArray
 
 
 def choose_survivors(people: People, clusters: IntArray) -> IntArray:
-    """The position of the survivor of each person's cluster; code 0, no cluster, means the person itself.
+    """The position of the survivor of each person's cluster; clusters are equal labels.
 
     The most complete record wins, then the one changed last, then the lowest legacy id: the same answer for
     any order of the input.
@@ -17,7 +18,7 @@ def choose_survivors(people: People, clusters: IntArray) -> IntArray:
     # ~ reverses the order as a minus sign does, but without overflow at "never".
     ranking = np.lexsort((position, ~people.updated, -people.filled, clusters))
     ranked = clusters[ranking]
-    best = np.full(int(clusters.max(initial=0)) + 1, -1, dtype=np.int64)
-    leads = np.append(True, ranked[1:] != ranked[:-1]) if len(ranked) else np.zeros(0, dtype=np.bool_)
+    leads = np.append(True, ranked[1:] != ranked[:-1])[: len(ranked)]
+    best = np.zeros(int(clusters.max(initial=0)) + 1, dtype=np.int64)
     best[ranked[leads]] = ranking[leads]
-    return np.where(clusters > 0, best[clusters], position)
+    return best[clusters]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -9,7 +11,10 @@ from include.core.ids import target_ids
 from plugins.hooks.target import Target
 from plugins.hooks.tracking import LedgerRow
 
-COMPARED = ["legacy_id", "first_name", "last_name", "date_of_birth", "gender", "email", "updated_at"]
+COMPARED = [
+    *("legacy_id", "first_name", "last_name", "date_of_birth", "gender", "email", "suffix", "practice_id"),
+    *("primary_doctor_id", "updated_at"),
+]
 """Columns that are compared, as text."""
 
 
@@ -26,22 +31,42 @@ class Decisions:
         empty = pa.schema({name: pa.string() for name in COMPARED}).empty_table()
         return pa.concat_tables([empty, *self._target.rows("compared_rows", COMPARED, entity=self._entity)])
 
-    def as_stored(self, rows: pa.Table, read: pa.Array) -> bool:
-        """Whether rows, in what is compared, are those that the target has of some legacy ids.
+    def changed(self, rows: pa.Table, read: pa.Array) -> pa.Array:
+        """Legacy ids, of those read, that are compared otherwise than the target has them: changed, new, or no more.
 
         Args:
-            rows: the compared columns.
+            rows: the compared columns of the rows that can be compared.
             read: legacy ids of all rows that were read, compared or not.
         """
         incoming = {"rows": rows.select(COMPARED), "read": pa.table({"legacy_id": read})}
-        return bool(self._target.call("compared_as_stored", incoming=incoming, entity=self._entity))
+        return pa.array(
+            self._target.call("compared_changed", incoming=incoming, entity=self._entity), pa.string()
+        )
 
-    def record(self, survivors: pa.Table, pairs: pa.Table, row: LedgerRow, *, dry_run: bool) -> None:
-        """Keep survivors, pairs and the ledger's row, all or nothing; a dry run keeps no pairs.
+    def decided_since_complete(self) -> bool:
+        """Whether a person decided anything since the last complete run began."""
+        return bool(self._target.call("decided_since_complete", entity=self._entity))
+
+    def record(
+        self,
+        survivors: pa.Table,
+        pairs: pa.Table,
+        row: LedgerRow,
+        *,
+        dry_run: bool,
+        compared: pa.Array | None,
+        asked_again: pa.Table,
+        model: dict[str, Any] | None,
+    ) -> None:
+        """Keep what was decided and the ledger's row, all or nothing; a dry run keeps survivors alone.
 
         Args:
             survivors: legacy_id, survivor_id (a legacy id too).
             pairs: of include/matching/deduplicate.py.
+            compared: legacy ids of the rows that were compared anew or are gone: earlier pairs of theirs that are
+                not among these become stale; None: all rows were.
+            asked_again: left_id, right_id of decided pairs that need a second look.
+            model: to be kept for later runs; None: the one that is kept stays.
         """
         ids = {
             name: target_ids(self._entity, survivors.column(column).combine_chunks())
@@ -49,9 +74,17 @@ class Decisions:
         }
         incoming = {"survivors": pa.table(ids)}
         if not dry_run:
-            incoming["pairs"] = pairs.set_column(
-                pairs.schema.get_field_index("score"), "score", pc.cast(pairs.column("score"), pa.string())
-            )
+            incoming |= {
+                "pairs": pairs.set_column(
+                    pairs.schema.get_field_index("score"),
+                    "score",
+                    pc.cast(pairs.column("score"), pa.string()),
+                ),
+                "compared": pa.table(
+                    {"legacy_id": pa.array([], pa.string()) if compared is None else compared}
+                ),
+                "asked_again": asked_again.select(["left_id", "right_id"]),
+            }
         self._target.call(
             "record_decisions",
             incoming=incoming,
@@ -59,6 +92,8 @@ class Decisions:
             entity=self._entity,
             dry_run=dry_run,
             row=row.to_json(),
+            everyone=compared is None,
+            model=model,
         )
 
 

@@ -244,6 +244,7 @@ def _declared(entity: Entity) -> dict[str, Any]:
             {"name": check.name, "sql": check.sql, "severity": check.severity} for check in entity.checks
         ],
         "vectors": _vectors(entity),
+        "merge_rules": {name: rule.value for name, rule in entity.merge_rules.items()},
     }
 
 

@@ -239,7 +239,21 @@ def test_every_table_of_the_api_is_tested(target: Target) -> None:
             " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v', 'm', 'p', 'f')"
             " GROUP BY c.relname"
         ).fetchall()
-    assert dict(tables) == {table: ["r"] for table in SEEN}
+    assert dict(tables) == {**{table: ["r"] for table in SEEN}, "current_patients": [None]}
+
+
+def test_the_view_shows_each_patient_once_to_whoever_may_see_it(target: Target) -> None:
+    """It has no policy of its own; of a survivor that is out of sight, the merged row is shown."""
+    view = "current_patients"
+    assert target.labels("anna", view) == ["A", "A merged into B"]
+    assert target.labels("bert", view) == ["B"]
+    assert target.labels("both", view) == ["A", "B"]
+    assert target.labels("service_role", view) == ["A", "B", "none", "shut"]
+    for who in (*NOBODY, *WITHOUT_PRACTICE):
+        assert target.labels(who, view) == []
+    refused(target.as_("anon", "GET", f"/{view}"), "anon")
+    for who in ("anon", "anna", "service_role"):
+        refused(target.as_(who, "PATCH", f"/{view}?suffix=is.null", json={"suffix": "x"}), who)
 
 
 def test_a_case_of_a_merged_patient_leads_to_the_own_row_of_the_patient(target: Target) -> None:

@@ -13,6 +13,7 @@ from include.core.spec import (
     Entity,
     Expression,
     Kind,
+    Merge,
     OnMissing,
     Reference,
     Source,
@@ -54,6 +55,20 @@ def test_parents_are_other_entities_each_once() -> None:
     assert entity.parents == ("patients", "profiles")
     assert list(entity.references) == ["b", "a", "c", "d"]
     assert entity.health_columns == {"e"}
+
+
+def test_what_describes_a_row_is_filled_when_rows_are_merged_and_what_tells_about_it_is_not() -> None:
+    columns = (
+        Column("legacy_id", copy("t.id")),
+        Column("name", copy("t.name")),
+        Column("state", copy("t.name"), merge=Merge.SURVIVOR),
+        Column("merged_into", copy("t.name")),
+        Column("metadata", copy("t.name")),
+        Column("updated_at", copy("t.name")),
+    )
+    entity = Entity("patients", Source(tables=(FIRST,)), columns, deduplicate=True)
+    assert [name for name, rule in entity.merge_rules.items() if rule is Merge.FILL] == ["name"]
+    assert Entity("cases", Source(tables=(FIRST,)), columns).merge_rules == {}
 
 
 def test_a_document_that_reads_health_data_cannot_be_declared() -> None:

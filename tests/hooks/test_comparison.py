@@ -26,6 +26,7 @@ from plugins.hooks import target_postgres
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
 from plugins.hooks.comparison import Comparison
 from plugins.hooks.legacy_mdw import LegacyMdwHook
+from plugins.hooks.merging import settle
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target import open_target
 from plugins.hooks.target_postgres import PostgresTarget
@@ -118,6 +119,7 @@ def migrate() -> None:
             for number, clean in enumerate(late):
                 empty = REJECT_SCHEMA.empty_table(), FINDING_SCHEMA.empty_table()
                 loader.load(LoadBatch(f"merged-{number}", "", with_hashes(clean), *empty), 1)
+        settle(target, RUN, "patients", dry_run=False)
         connection.execute(
             "INSERT INTO public.project_embeddings"
             " (id, project_id, content_type, content_hash, model, dimensions, embedding)"

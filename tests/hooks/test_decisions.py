@@ -34,9 +34,12 @@ STORED = [
 ]
 
 
+SHOWN = [name for name in COMPARED if name not in ("suffix", "practice_id", "primary_doctor_id")]
+
+
 def table(rows: list[tuple[str | None, ...]]) -> pa.Table:
     return pa.Table.from_pylist(
-        [dict(zip(COMPARED, row, strict=True)) for row in rows], pa.schema({c: pa.string() for c in COMPARED})
+        [dict(zip(SHOWN, row, strict=True)) for row in rows], pa.schema({c: pa.string() for c in COMPARED})
     )
 
 
@@ -73,24 +76,24 @@ class TestCompared:
         assert page("1", None) == ["10", "2", "9"]
 
     @pytest.mark.parametrize(
-        ("rows", "read", "same"),
+        ("rows", "read", "changed"),
         [
-            (STORED, ["1", "2", "9", "10"], True),
-            (STORED[:1], ["1"], True),
-            ([], [], True),
-            ([], ["77"], True),  # read and rejected, and no row of the target either
-            ([], ["1"], False),
-            (STORED[:1], [], False),
-            ([("2", None, "Bo", None, None, None, None)], ["2"], False),
-            ([("1", "Ann", "Other", *STORED[0][3:])], ["1"], False),
-            ([(*STORED[0][:6], None)], ["1"], False),
-            ([*STORED[:1], ("77", "New", None, None, None, None, None)], ["1", "77"], False),
+            (STORED, ["1", "2", "9", "10"], []),
+            (STORED[:1], ["1"], []),
+            ([], [], []),
+            ([], ["77"], []),  # read and rejected, and no row of the target either
+            ([], ["1"], ["1"]),
+            ([("2", None, "Bo", None, None, None, None)], ["2"], ["2"]),
+            ([("1", "Ann", "Other", *STORED[0][3:])], ["1"], ["1"]),
+            ([(*STORED[0][:6], None)], ["1"], ["1"]),
+            ([*STORED[:1], ("77", "New", None, None, None, None, None)], ["1", "77"], ["77"]),
+            ([("9", "Cyd", None, None, None, None, None)], ["10", "2", "9"], ["10", "2", "9"]),
         ],
     )
-    def test_what_is_compared_is_or_is_not_as_stored(
-        self, decisions: Decisions, rows: list[tuple[str | None, ...]], read: list[str], same: bool
+    def test_rows_are_or_are_not_as_stored(
+        self, decisions: Decisions, rows: list[tuple[str | None, ...]], read: list[str], changed: list[str]
     ) -> None:
-        assert decisions.as_stored(table(rows), keys(*read)) is same
+        assert decisions.changed(table(rows), keys(*read)).to_pylist() == changed
 
 
 def row() -> LedgerRow:
@@ -122,11 +125,30 @@ def recorded(target: Target) -> dict[str, Any]:
     }
 
 
+def record(
+    decisions: Decisions,
+    merged: pa.Table,
+    found: pa.Table,
+    *,
+    dry_run: bool = False,
+    compared: list[str] | None = None,
+    asked_again: str = "",
+    model: dict[str, Any] | None = None,
+) -> None:
+    decisions.record(
+        merged,
+        found,
+        row(),
+        dry_run=dry_run,
+        compared=None if compared is None else keys(*compared),
+        asked_again=pairs(**dict.fromkeys(asked_again.split(), "confirmed")),
+        model=model,
+    )
+
+
 class TestRecorded:
     def test_survivors_pairs_and_ledger(self, target: Target, decisions: Decisions) -> None:
-        decisions.record(
-            survivors(("2", "1")), pairs(p1_2="auto_merged", p9_10="pending"), row(), dry_run=False
-        )
+        record(decisions, survivors(("2", "1")), pairs(p1_2="auto_merged", p9_10="pending"))
         assert target.all("SELECT run_id, entity, id::text, survivor_id::text FROM migration.survivors") == [
             (RUN, "patients", target_id("patients", "2"), target_id("patients", "1"))
         ]
@@ -139,37 +161,102 @@ class TestRecorded:
         ) == [(4, 0.5, 12.0)]
         assert merged_ids(target.api, RUN, "patients").to_pylist() == [target_id("patients", "2")]
 
-    def test_a_dry_run_keeps_no_pairs(self, target: Target, decisions: Decisions) -> None:
-        decisions.record(survivors(("2", "1")), pairs(p1_2="auto_merged"), row(), dry_run=True)
+    def test_a_dry_run_keeps_neither_pairs_nor_a_model(self, target: Target, decisions: Decisions) -> None:
+        record(decisions, survivors(("2", "1")), pairs(p1_2="auto_merged"), dry_run=True, model={"m": 1})
         assert recorded(target) == {}
+        assert target.all("SELECT 1 FROM migration.match_models") == []
         assert len(merged_ids(target.api, RUN, "patients")) == 1
 
     def test_what_was_found_last_counts_and_what_a_person_decided_stays(
         self, target: Target, decisions: Decisions
     ) -> None:
         found = pairs(p1_2="auto_merged", p1_9="pending", p9_10="pending")
-        decisions.record(survivors(("2", "1")), found, row(), dry_run=False)
-        target.connection.execute(
-            "UPDATE migration.duplicate_pairs SET status = 'rejected', decided_at = now() WHERE right_legacy_id = '9'"
-        )
-        decisions.record(survivors(), pairs(p1_2="pending", p1_9="pending"), row(), dry_run=False)
+        record(decisions, survivors(("2", "1")), found)
+        decided_by_hand(target, "9", "rejected")
+        record(decisions, survivors(), pairs(p1_2="pending", p1_9="pending"))
         assert recorded(target) == {"1-2": "pending", "1-9": "rejected", "9-10": "stale"}
         assert merged_ids(target.api, RUN, "patients").to_pylist() == []
-        decisions.record(survivors(), pairs(p9_10="pending"), row(), dry_run=False)
+        record(decisions, survivors(), pairs(p9_10="pending"))
         assert recorded(target) == {"1-2": "stale", "1-9": "rejected", "9-10": "pending"}
+
+    def test_a_decided_pair_has_the_score_found_last(self, target: Target, decisions: Decisions) -> None:
+        record(decisions, survivors(), pairs(p1_9="pending"))
+        decided_by_hand(target, "9", "confirmed")
+        found = pairs(p1_9="confirmed")
+        record(decisions, survivors(), found.set_column(2, "score", pa.array([0.75])))
+        assert target.all("SELECT score, status, decided_by FROM migration.duplicate_pairs") == [
+            (0.75, "confirmed", "eva")
+        ]
+
+    def test_of_a_decision_that_was_withdrawn_while_the_run_compared_a_pair_to_decide_is_left(
+        self, target: Target, decisions: Decisions
+    ) -> None:
+        record(decisions, survivors(), pairs(p1_9="pending"))
+        record(decisions, survivors(), pairs(p1_9="rejected", p1_2="confirmed"))
+        assert recorded(target) == {"1-9": "pending", "1-2": "pending"}
+
+    def test_only_pairs_that_were_looked_for_become_stale(self, target: Target, decisions: Decisions) -> None:
+        record(decisions, survivors(), pairs(p1_2="pending", p2_9="auto_merged", p9_10="pending"))
+        record(decisions, survivors(), pairs(), compared=[])
+        assert set(recorded(target).values()) == {"pending", "auto_merged"}
+        record(decisions, survivors(), pairs(p2_9="auto_merged"), compared=["9", "77"])
+        assert recorded(target) == {"1-2": "pending", "2-9": "auto_merged", "9-10": "stale"}
+
+    def test_a_pair_is_asked_again_until_it_is_decided_anew(
+        self, target: Target, decisions: Decisions
+    ) -> None:
+        record(decisions, survivors(), pairs(p1_2="pending", p1_9="pending"))
+        decided_by_hand(target, "9", "confirmed")
+        record(decisions, survivors(), pairs(), compared=[], asked_again="p1_9 p1_2")
+        asked = "SELECT right_legacy_id, asked_again_at FROM migration.duplicate_pairs WHERE asked_again_at IS NOT NULL"
+        first = target.all(asked)
+        assert [key for key, _ in first] == ["9"]
+        record(decisions, survivors(), pairs(), compared=[], asked_again="p1_9")
+        record(decisions, survivors(), pairs(), compared=[])
+        assert target.all(asked) == first
+        assert recorded(target)["1-9"] == "confirmed"
+
+    def test_the_model_is_the_one_given_last(self, target: Target, decisions: Decisions) -> None:
+        kept = "SELECT entity, model, run_id FROM migration.match_models"
+        record(decisions, survivors(), pairs(), model={"weights": [0.1, 2], "text": "ü"})
+        assert target.all(kept) == [("patients", {"weights": [0.1, 2], "text": "ü"}, RUN)]
+        image = target.image("migration.match_models")
+        record(decisions, survivors(), pairs(), model=None)
+        record(decisions, survivors(), pairs(), model={"weights": [0.1, 2], "text": "ü"})
+        assert target.image("migration.match_models") == image
+        record(decisions, survivors(), pairs(), model={"weights": []})
+        assert target.all(kept) == [("patients", {"weights": []}, RUN)]
+
+    def test_what_is_found_again_is_not_written_again(self, target: Target, decisions: Decisions) -> None:
+        found = pairs(p1_2="auto_merged", p1_9="pending", p9_10="pending")
+        record(decisions, survivors(), found)
+        decided_by_hand(target, "9", "rejected")
+        record(decisions, survivors(), pairs(p1_2="auto_merged", p1_9="rejected"))
+        image = target.image("migration.duplicate_pairs")
+        record(decisions, survivors(), pairs(p1_2="auto_merged", p1_9="rejected"))
+        assert target.image("migration.duplicate_pairs") == image
 
     def test_all_or_nothing(self, target: Target, decisions: Decisions) -> None:
         with pytest.raises(MigrationError):
-            decisions.record(survivors(("2", "1")), pairs(p1_2="unheard of"), row(), dry_run=False)
-        assert target.all("SELECT 1 FROM migration.survivors") == []
+            record(decisions, survivors(("2", "1")), pairs(p1_2="unheard of"), model={})
+        for table in ("survivors", "duplicate_pairs", "match_models"):
+            assert target.all(f"SELECT 1 FROM migration.{table}") == []
         assert target.all("SELECT 1 FROM migration.batches WHERE batch = 'all'") == []
 
     def test_a_run_that_lost_the_lock_decides_nothing(self, target: Target, decisions: Decisions) -> None:
         target.connection.execute("DELETE FROM migration.run_lock")
         with pytest.raises(MigrationError) as caught:
-            decisions.record(survivors(("2", "1")), pairs(), row(), dry_run=False)
+            record(decisions, survivors(("2", "1")), pairs())
         assert caught.value.code == "RUN_LOST"
         assert target.all("SELECT 1 FROM migration.survivors") == []
+
+
+def decided_by_hand(target: Target, right: str, status: str) -> None:
+    target.connection.execute(
+        "UPDATE migration.duplicate_pairs SET status = %s, decided_at = now(), decided_by = 'eva'"
+        " WHERE right_legacy_id = %s",
+        [status, right],
+    )
 
 
 def test_ids_of_merged_rows_come_in_pages(target: Target) -> None:

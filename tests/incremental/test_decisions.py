@@ -40,10 +40,10 @@ def test_rows_that_are_read_again_for_something_else_are_no_reason_to_compare(wo
     """A login writes the user's row, which the patient is read from."""
     user = Patient.objects.get(pk=NOT_TWIN_OF_3).user_id
     User.objects.filter(pk=user).update(last_login=START)
-    Patient.objects.filter(pk=3).update(suffix="Jr")
+    Patient.objects.filter(pk=3).update(status=7)
     night = world.night().raise_errors()
     assert not compared(world, night)
-    assert world.read("SELECT suffix FROM public.patients WHERE legacy_patient_id = 3") == [("Jr",)]
+    assert world.read("SELECT status_code FROM public.patients WHERE legacy_patient_id = 3") == [(7,)]
     assert world.differences() == []
 
 
@@ -76,8 +76,8 @@ def _fail_following(self: BatchLoader, *arguments: Any) -> Any:
     ("changed", "like", "broken"),
     [
         # Who is merged changed itself, or only the one it is merged into.
-        (3, NOT_TWIN_OF_3, {"load": _fail_merged}),
-        (NOT_TWIN_OF_3, 3, {"load_affected": _fail_following}),
+        (NOT_TWIN_OF_3, 3, {"load": _fail_merged}),
+        (3, NOT_TWIN_OF_3, {"load_affected": _fail_following}),
     ],
 )
 def test_what_a_failed_night_decided_is_decided_again(

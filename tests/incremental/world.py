@@ -74,8 +74,17 @@ class World:
         return [str(difference) for difference in differences(found, expected or self.fresh())]
 
     def fresh(self) -> Target:
-        """A full migration into an empty target. What it validates says nothing here: it is left out."""
+        """A full migration into an empty target. What it validates says nothing here: it is left out.
+
+        It compares patients by the model that the target's runs have learnt: a score belongs to a model.
+        """
         fresh = self._with_target(self.deployed())
+        with psycopg.connect(self.databases.target) as learnt, psycopg.connect(fresh.target) as empty:
+            for model in learnt.execute("SELECT entity, model, run_id FROM migration.match_models"):
+                empty.execute(
+                    "INSERT INTO migration.match_models (entity, model, run_id) VALUES (%s, %s, %s)",
+                    [model[0], Jsonb(model[1]), model[2]],
+                )
         run(FULL, fresh, self.folder, without="validation", **CONF).raise_errors()
         return read(fresh.target)
 
@@ -96,10 +105,10 @@ class World:
         return source, selected
 
     def notes(self, night: Outcome) -> list[str]:
-        """Codes of what is to be known about a run, but for files: there is no place of any here."""
+        """Codes of what is to be known about a run, but for what every run says of files and duplicates."""
         query = (
             f"SELECT code FROM migration.run_notes WHERE run_id = '{night.run_id}'"
-            " AND code NOT LIKE 'files\\_%' ORDER BY 1"
+            " AND code NOT LIKE 'files\\_%' AND code NOT LIKE 'duplicates\\_%' ORDER BY 1"
         )
         return [code for (code,) in self.read(query)]
 

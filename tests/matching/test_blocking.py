@@ -6,48 +6,55 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.matching.blocking import blocking_passes, candidate_pairs, pairs_in_blocks
+from include.matching.blocking import blocking_keys, candidate_pairs, pairs_in_blocks, too_common, usable_keys
 from tests.matching.people import encoded, person
 
+KEYS = st.lists(st.integers(0, 4), max_size=40)
 
-@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 20))
-def test_pairs_of_equal_codes_are_listed_once_whatever_the_chunk(codes: list[int], at_once: int) -> None:
-    chunks = list(pairs_in_blocks(np.array(codes, dtype=np.int64), at_once))
+
+@given(KEYS, st.integers(1, 20))
+def test_pairs_of_equal_keys_are_listed_once_whatever_the_chunk(keys: list[int], at_once: int) -> None:
+    chunks = list(pairs_in_blocks(np.array(keys, dtype=np.uint64), at_once))
     found = [pair for left, right in chunks for pair in zip(left.tolist(), right.tolist(), strict=True)]
-    expected = {(a, b) for a, b in combinations(range(len(codes)), 2) if codes[a] == codes[b] > 0}
+    expected = {(a, b) for a, b in combinations(range(len(keys)), 2) if keys[a] == keys[b] > 0}
     assert len(found) == len(set(found))
     assert set(found) == expected
-    assert all(len(left) <= at_once + len(codes) for left, _ in chunks)
+    assert all(len(left) <= at_once + len(keys) for left, _ in chunks)
 
 
-def test_a_pair_found_by_several_passes_is_a_candidate_once() -> None:
-    people = encoded(person(1, "Anna Berg", "1980-03-04"), person(2, "Anna Berg", "1980-03-04"))
-    assert sum(len(left) for left, _ in candidate_pairs(blocking_passes(people, 200))) == 1
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), max_size=20), st.integers(1, 4), st.data())
+def test_shares_are_disjoint_and_complete_also_of_changed_people(
+    rows: list[tuple[int, ...]], shares: int, data: st.DataObject
+) -> None:
+    keys = [np.array([row[n] * 256 * 7 for row in rows], dtype=np.uint64) for n in range(3)]
+    marked = np.array(data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))), dtype=bool)
+    for changed in (None, marked):
+        found = [
+            pair
+            for share in range(shares)
+            for left, right in candidate_pairs(keys, (share, shares), changed)
+            for pair in zip(left.tolist(), right.tolist(), strict=True)
+        ]
+        expected = {
+            (a, b)
+            for a, b in combinations(range(len(rows)), 2)
+            if any(key[a] == key[b] > 0 for key in keys) and (changed is None or changed[a] or changed[b])
+        }
+        assert len(found) == len(set(found))
+        assert set(found) == expected
 
 
-def test_a_large_block_is_refined() -> None:
-    names = ["Anna Berg", "Eva Holm", "Ida Lund", "Olga Dahl"]
-    people = encoded(*[person(number, name, "1980-03-04") for number, name in enumerate(names * 2)])
-    birth_date = blocking_passes(people, 3)[0]
-    assert birth_date.counts.blocks == 4
-    assert birth_date.counts.pairs == 4
-    assert birth_date.counts.skipped_people == 0
-
-
-def test_a_block_that_stays_too_large_is_left_out_and_counted() -> None:
-    people = encoded(*[person(number, "Anna Berg", "1980-03-04") for number in range(5)])
-    for blocking in blocking_passes(people, 4):
-        assert blocking.counts.pairs == 0
-    counts = blocking_passes(people, 4)[0].counts
-    assert (counts.skipped_blocks, counts.skipped_people) == (1, 5)
-
-
-def test_the_number_of_pairs_is_bounded_by_the_block_size() -> None:
-    rows = [person(number, "Anna Berg", f"19{number % 90 + 10}-01-02") for number in range(900)]
-    for blocking in blocking_passes(encoded(*rows), 20):
-        assert blocking.counts.pairs <= 900 * 20 / 2
+def test_a_key_of_too_many_people_is_left_out_and_the_others_stay() -> None:
+    rows = [person(n, "Anna Berg", f"{1930 + n % 70}-0{n % 9 + 1}-{n % 28 + 1:02}") for n in range(1_500)]
+    people = encoded(*rows, person(2_000, "Eva Holm", "1980-01-02"), person(2_001, "Eva Holm", "1981-05-06"))
+    common = too_common(blocking_keys(people))
+    assert len(common["names by sound"]) == 1
+    pairs = sum(len(left) for left, _ in candidate_pairs(usable_keys(people, common)))
+    assert 0 < pairs < 300_000
+    names = list(blocking_keys(people)).index("names by sound")
+    assert usable_keys(people, common)[names][-1] == usable_keys(people, common)[names][-2] > 0
 
 
 def test_people_without_anything_in_common_are_no_candidates() -> None:
-    people = encoded(person(1, None), person(2, None), person(3, "Anna Berg"), person(4, "Eva Holm"))
-    assert all(len(left) == 0 for left, _ in candidate_pairs(blocking_passes(people, 200)))
+    people = encoded(person(1, None), person(2, None), person(3, "Anna Berg"), person(4, "Peter Castellanos"))
+    assert all(len(left) == 0 for left, _ in candidate_pairs(usable_keys(people, {})))

@@ -3,8 +3,18 @@ from __future__ import annotations
 import pytest
 
 from include.core.errors import MigrationError
-from include.matching.normalise import DateRules, email_key, encode, fold_latin_accents, name_key
-from tests.matching.people import encoded, person, table
+from include.matching.learning import find_placeholders
+from include.matching.nicknames import nickname_root
+from include.matching.normalise import (
+    birth_code,
+    email_key,
+    fold_latin_accents,
+    loose_key,
+    name_key,
+    sound_key,
+)
+from include.matching.people import encode, without_placeholders
+from tests.matching.people import Row, encoded, person, table
 
 
 @pytest.mark.parametrize(
@@ -55,49 +65,99 @@ def test_addresses_differ_neither_in_case_nor_in_outer_spaces() -> None:
 
 
 @pytest.mark.parametrize(
-    "date",
+    "address", ["none@none.com", "no-reply", "", "@", "test@x.org", "unknown1@y.org", "a@"]
+)
+def test_placeholder_addresses_have_no_key(address: str) -> None:
+    assert email_key(address) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
     [
-        None,
-        "9999-12-31",
-        "0999-01-01",
-        "0044-03-15 BC",
-        "1900-01-01",
-        "1899-12-30",
-        "infinity",
-        "12345-01-01",
+        ("Jürgen", "Juergen"), ("Jürgen", "Jurgen"), ("Sørensen", "Soerensen"), ("Ångström", "Aangstroem"),
+        ("Groß", "Gross"), ("Groß", "Gros"), ("Turner", "Tumer"), ("Philipp", "Philip"), ("M0rris", "Moris"),
+    ],
+)  # fmt: skip
+def test_transliterated_and_misread_names_have_one_loose_key(one: str, other: str) -> None:
+    assert loose_key(name_key(one)) == loose_key(name_key(other)) != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Meyer", "Maier"),
+        ("Schmidt", "Schmitt"),
+        ("Philip", "Filip"),
+        ("Catherine", "Kathrin"),
+        ("Knut", "Nut"),
     ],
 )
-def test_impossible_birth_dates_count_as_missing(date: str | None) -> None:
-    assert encoded(person(1, "Anna Berg", date)).birth.tolist() == [0]
+def test_names_that_sound_alike_have_one_sound_key(one: str, other: str) -> None:
+    assert sound_key(name_key(one)) == sound_key(name_key(other)) != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("佐藤", "斎藤"), ("Иван", "Игор"), ("محمد", "أحمد"), ("Berg", "Holm")]
+)
+def test_looser_keys_keep_scripts_apart(one: str, other: str) -> None:
+    assert loose_key(name_key(one)) != loose_key(name_key(other))
+    assert sound_key(name_key(one)) != sound_key(name_key(other))
+
+
+def test_every_form_of_a_name_leads_to_one_root() -> None:
+    assert nickname_root("bill") == nickname_root("wilhelm") == nickname_root("william")
+    assert nickname_root("bob maria") == nickname_root("robert")
+    assert nickname_root("anselm") == "anselm"
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["9999-12-31", "0999-01-01", "0044-03-15 BC", "1900-01-01", "1899-12-30", "infinity", "12345-01-01", ""],
+)
+def test_what_is_no_birth_date_counts_as_missing(date: str) -> None:
+    assert birth_code(date) == 0
+
+
+def test_a_date_is_its_digits() -> None:
+    assert birth_code("1985-03-04") == 0x19850304
 
 
 def test_a_birth_date_far_above_its_expected_frequency_counts_as_missing() -> None:
     rows = [person(number, f"Anna{chr(97 + number)} Berg", "1970-01-01") for number in range(9)]
     rows.append(person(99, "Eva Holm", "1970-02-01"))
-    assert encoded(*rows).birth.tolist() == [0] * 9 + [19700201]
+    assert _births(*rows) == [0] * 9 + [0x19700201]
 
 
 def test_a_birth_date_of_few_people_or_of_one_person_many_times_is_kept() -> None:
     few = [person(number, f"Anna{chr(97 + number)} Berg", "1970-01-01") for number in range(7)]
     one = [person(number, "Anna Berg", "1970-01-01") for number in range(30)]
-    assert 0 not in encoded(*few).birth
-    assert 0 not in encoded(*one).birth
+    assert 0 not in _births(*few)
+    assert 0 not in _births(*one)
 
 
 def test_a_frequent_birth_date_is_kept_where_the_whole_year_is_as_frequent() -> None:
-    rules = DateRules(floor=2, factor=6.0)
     rows = [
-        person(
-            day * 10 + copy,
-            f"{chr(97 + copy)}nna{chr(97 + month)} B{chr(97 + day)}rg",
-            f"2001-{month:02}-{day:02}",
+        person(n, f"{chr(97 + n % 10)}nna{chr(97 + n // 280)} B{chr(97 + n // 10 % 26)}rg", day)
+        for n, day in enumerate(
+            f"2001-{month:02}-{day:02}" for month in range(1, 13) for day in range(1, 29) for _ in range(10)
         )
-        for month in range(1, 13)
-        for day in range(1, 29)
-        for copy in range(2)
     ]
-    rows = [row | {"legacy_id": str(number)} for number, row in enumerate(rows)]
-    assert 0 not in encoded(*rows, rules=rules).birth
+    assert 0 not in _births(*rows)
+
+
+def test_an_address_of_many_names_counts_as_missing() -> None:
+    def addresses(count: int) -> list[int]:
+        rows = [person(n, f"{chr(97 + n)}nna Berg", email="office@example.org") for n in range(count)]
+        people = encoded(*rows)
+        return without_placeholders(people, find_placeholders(people, 8)).email.code.tolist()
+
+    assert addresses(8) == [1] * 8
+    assert addresses(9) == [0] * 9
+
+
+def _births(*rows: Row) -> list[int]:
+    people = encoded(*rows)
+    return without_placeholders(people, find_placeholders(people, 8)).birth.tolist()
 
 
 def test_people_are_ordered_by_the_number_in_their_id() -> None:
@@ -113,6 +173,6 @@ def test_ids_that_are_no_distinct_integers_are_an_error(ids: list[str | None]) -
     assert caught.value.code == "TRANSFORM_FAILED"
 
 
-def test_a_missing_column_is_named() -> None:
-    with pytest.raises(MigrationError, match="email"):
-        encode(table([person(1, "Anna Berg")]).drop_columns(["email"]), DateRules(), 8)
+def test_a_missing_column_is_all_null() -> None:
+    people = encode(table([person(1, "Anna Berg", email="a@example.org")]).select(["legacy_id"]), ("suffix",))
+    assert (people.first.tolist(), people.email.code.tolist(), people.filled.tolist()) == ([0], [0], [0])

@@ -146,14 +146,32 @@ CREATE TABLE migration.duplicate_pairs (
   entity text NOT NULL,
   left_legacy_id text COLLATE "C" NOT NULL,
   right_legacy_id text COLLATE "C" NOT NULL,
-  score double precision NOT NULL CHECK (score BETWEEN 0 AND 1),
+  -- NULL: never compared, but decided.
+  score double precision CHECK (score BETWEEN 0 AND 1),
   explanation jsonb NOT NULL,
   status text NOT NULL CHECK (status IN ('auto_merged', 'pending', 'confirmed', 'rejected', 'stale')),
-  run_id text NOT NULL,
+  -- That found it as it is; NULL: none did.
+  run_id text,
   decided_by text,
   decided_at timestamptz,
   decision_reason text,
-  PRIMARY KEY (entity, left_legacy_id, right_legacy_id)
+  -- Of what was compared when it was decided, and since when a change of it has been waiting for a second look.
+  left_hash text,
+  right_hash text,
+  asked_again_at timestamptz,
+  -- When a person decided last, or took a decision back.
+  reviewed_at timestamptz,
+  PRIMARY KEY (entity, left_legacy_id, right_legacy_id),
+  CHECK ((status IN ('confirmed', 'rejected')) = (decided_at IS NOT NULL)),
+  CHECK (asked_again_at IS NULL OR decided_at IS NOT NULL)
+);
+
+-- What the matcher learnt of an entity's rows; without values of theirs.
+CREATE TABLE migration.match_models (
+  entity text PRIMARY KEY,
+  model jsonb NOT NULL,
+  run_id text NOT NULL,
+  recorded_at timestamptz NOT NULL DEFAULT now()
 );
 
 CREATE TABLE migration.merges (
@@ -162,7 +180,11 @@ CREATE TABLE migration.merges (
   entity text NOT NULL,
   survivor_id uuid NOT NULL,
   merged_id uuid NOT NULL,
+  -- The rows as they were before this merge: the merged one when it was merged, the survivor when it was first changed
+  -- (migration.settle), without what other merges gave it; NULL: the merge left it as it was. Of children
+  -- that were led to the survivor, migration.redirects keeps what they referred to.
   before_image jsonb,
+  survivor_before jsonb,
   merged_at timestamptz NOT NULL DEFAULT now(),
   undone_at timestamptz
 );
@@ -241,7 +263,9 @@ CREATE TABLE migration.entities (
   -- {name, sql, severity}; the query gives the legacy ids that break the rule.
   checks jsonb NOT NULL,
   -- Its documents and where their vectors are: table, owner, content_type, documents (a query that begins with id).
-  vectors jsonb
+  vectors jsonb,
+  -- {column: fill or survivor}: what a survivor holds there; empty where rows are never merged.
+  merge_rules jsonb NOT NULL
 );
 
 CREATE FUNCTION migration.refuse_change() RETURNS trigger

@@ -67,7 +67,8 @@ BEGIN
     FROM jsonb_to_recordset(spec.refs) AS r (name text, entity text, required boolean)
     JOIN pg_catalog.pg_attribute a ON a.attrelid = format('public.%I', p_entity)::regclass AND a.attname = r.name
   LOOP
-    same_references := same_references || format(' AND b.%1$I IS NOT DISTINCT FROM s.%1$I', ref.name);
+    same_references := same_references
+      || format(' AND %s IS NOT DISTINCT FROM s.%I', migration.own_value(p_entity, 'b', ref.name), ref.name);
     IF ref.entity <> p_entity AND migration.may_merge(ref.entity) THEN
       EXECUTE format(
         'WITH led AS (
@@ -137,7 +138,7 @@ BEGIN
        AND g.survivor_id IS DISTINCT FROM %s', survivor);
   EXECUTE format(
     'INSERT INTO migration.merges (run_id, entity, survivor_id, merged_id, before_image)
-     SELECT %1$L, %2$L, %3$s, f.id, to_jsonb(b)
+     SELECT %1$L, %2$L, %3$s, f.id, to_jsonb(b) || migration.taken_back(b.metadata)
      FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id) LEFT JOIN public.%2$I b ON b.id = f.id
      WHERE f.fate = ''merged'' ON CONFLICT (merged_id) WHERE undone_at IS NULL DO NOTHING',
     p_run, p_entity, survivor);
@@ -254,7 +255,8 @@ BEGIN
 END $$;
 
 -- Stages rows of the target whose references fit no more, though the source did not touch them: the row referred
--- to is gone, in quarantine, merged, no longer merged, or has come. References are staged as the source has them.
+-- to is gone, in quarantine, merged, no longer merged, or has come. References are staged as the source has them, and
+-- of survivors what they have themselves.
 -- Returns how many; those of a dry run that were staged before are left out.
 CREATE FUNCTION migration.stage_affected(p_run text, p_entity text, p_limit integer) RETURNS bigint
 LANGUAGE plpgsql SET search_path = '' SET client_min_messages = warning AS $$
@@ -283,9 +285,9 @@ BEGIN
        LEFT JOIN migration.survivors_of(%2$L, %3$L) v ON v.id = s.original_id
        CROSS JOIN LATERAL (SELECT coalesce(v.survivor_id, s.original_id) AS id) w
        WHERE s.entity = %4$L AND s."column" = %5$L AND b.deleted_at IS NULL
-         AND CASE WHEN %6$s THEN w.id END IS DISTINCT FROM b.%7$I ON CONFLICT DO NOTHING',
+         AND CASE WHEN %6$s THEN w.id END IS DISTINCT FROM %7$s ON CONFLICT DO NOTHING',
       p_entity, p_run, ref.entity, p_entity, ref.name,
-      migration.reference_exists('', p_run, 'w.id', ref.entity), ref.name);
+      migration.reference_exists('', p_run, 'w.id', ref.entity), migration.own_value(p_entity, 'b', ref.name));
     IF ref.entity <> p_entity AND migration.may_merge(ref.entity) THEN
       EXECUTE format(
         'INSERT INTO pg_temp.affected
@@ -306,8 +308,9 @@ BEGIN
   WHERE a.attrelid = format('public.%I', p_entity)::regclass AND a.attnum > 0 AND NOT a.attisdropped;
   EXECUTE format(
     'INSERT INTO pg_temp.stage (legacy_id, %1$s, content_hash, source_version)
-     SELECT m.legacy_id, b.*, m.content_hash, m.source_version
+     SELECT m.legacy_id, o.*, m.content_hash, m.source_version
      FROM pg_temp.affected a JOIN public.%2$I b USING (id)
+     CROSS JOIN LATERAL jsonb_populate_record(b, migration.taken_back(b.metadata)) o
      JOIN migration.id_map m ON m.entity = %3$L AND m.target_id = b.id
      ORDER BY m.legacy_id LIMIT %4$s', names, p_entity, p_entity, p_limit);
   GET DIAGNOSTICS staged = ROW_COUNT;

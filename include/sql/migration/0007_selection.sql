@@ -8,11 +8,11 @@ LANGUAGE sql SET search_path = '' AS $$
   INSERT INTO migration.finding_kinds (code, reason, how_to_fix)
   SELECT k.key, k.value ->> 'reason', k.value ->> 'how_to_fix' FROM jsonb_each(p_registration -> 'finding_kinds') k
   ON CONFLICT (code) DO UPDATE SET reason = excluded.reason, how_to_fix = excluded.how_to_fix;
-  INSERT INTO migration.entities (entity, columns, refs, enums, checks, vectors)
-  SELECT e.key, r.columns, r.refs, r.enums, r.checks, r.vectors
+  INSERT INTO migration.entities (entity, columns, refs, enums, checks, vectors, merge_rules)
+  SELECT e.key, r.columns, r.refs, r.enums, r.checks, r.vectors, r.merge_rules
   FROM jsonb_each(p_registration -> 'entities') e, jsonb_populate_record(NULL::migration.entities, e.value) r
   ON CONFLICT (entity) DO UPDATE SET columns = excluded.columns, refs = excluded.refs, enums = excluded.enums,
-    checks = excluded.checks, vectors = excluded.vectors
+    checks = excluded.checks, vectors = excluded.vectors, merge_rules = excluded.merge_rules
 $$;
 
 -- What was registered, and the dimensions of the vectors.
@@ -154,70 +154,6 @@ CREATE FUNCTION migration.page(p_after text, p_most bigint) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
   SELECT coalesce(' AND m.legacy_id > ' || quote_literal(p_after), '') || ' ORDER BY m.legacy_id'
     || coalesce(' LIMIT ' || p_most, '')
-$$;
-
--- The columns of an entity that deduplication compares, of rows that are there.
-CREATE FUNCTION migration.compared(p_entity text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
-  SELECT format('SELECT m.legacy_id, t.first_name, t.last_name, t.date_of_birth::text, t.gender::text, t.email,
-      t.updated_at::text FROM migration.id_map m JOIN public.%I t ON t.id = m.target_id
-    WHERE m.entity = %L AND m.state IN (''live'', ''merged'') AND t.deleted_at IS NULL', p_entity, p_entity)
-$$;
-
-CREATE FUNCTION migration_api.compared_rows(p_entity text, p_after text, p_most bigint)
-RETURNS TABLE (legacy_id text, first_name text, last_name text, date_of_birth text, gender text, email text,
-  updated_at text)
-LANGUAGE plpgsql STABLE SET search_path = '' SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' AS $$
-BEGIN
-  RETURN QUERY EXECUTE migration.compared(p_entity) || migration.page(p_after, p_most);
-END $$;
-
--- Whether incoming_rows (columns as of compared_rows) are what the target has of incoming_read (legacy_id).
-CREATE FUNCTION migration_api.compared_as_stored(p_entity text) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = '' SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' AS $$
-DECLARE
-  same boolean;
-BEGIN
-  ANALYZE pg_temp.incoming_rows, pg_temp.incoming_read;
-  EXECUTE format('WITH stored AS MATERIALIZED (%s AND m.legacy_id IN (SELECT r.legacy_id FROM pg_temp.incoming_read r)),
-      rows AS (SELECT legacy_id, first_name, last_name, date_of_birth, gender, email, updated_at
-        FROM pg_temp.incoming_rows)
-    SELECT NOT EXISTS ((TABLE rows EXCEPT TABLE stored) UNION ALL (TABLE stored EXCEPT TABLE rows))',
-    migration.compared(p_entity)) INTO same;
-  RETURN to_jsonb(same);
-END $$;
-
--- What deduplication decided: incoming_survivors (id, survivor_id) for the merge of this run and, unless it is a dry
--- run, incoming_pairs (left_id, right_id, score, explanation, decision) as found now. What a person decided stays,
--- what is no longer a pair becomes stale. p_row is the ledger's row.
-CREATE FUNCTION migration_api.record_decisions(p_run text, p_entity text, p_dry_run boolean, p_row jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-  PERFORM migration.hold_lock(p_run);
-  DELETE FROM migration.survivors s WHERE s.run_id = p_run AND s.entity = p_entity;
-  INSERT INTO migration.survivors (run_id, entity, id, survivor_id)
-  SELECT p_run, p_entity, s.id::uuid, s.survivor_id::uuid FROM pg_temp.incoming_survivors s;
-  IF NOT p_dry_run THEN
-    INSERT INTO migration.duplicate_pairs AS d
-      (entity, left_legacy_id, right_legacy_id, score, explanation, status, run_id)
-    SELECT p_entity, p.left_id, p.right_id, p.score::double precision, p.explanation::jsonb, p.decision, p_run
-    FROM pg_temp.incoming_pairs p
-    ON CONFLICT (entity, left_legacy_id, right_legacy_id) DO UPDATE SET score = excluded.score,
-      explanation = excluded.explanation, status = excluded.status, run_id = excluded.run_id
-      WHERE d.decided_at IS NULL;
-    UPDATE migration.duplicate_pairs d SET status = 'stale'
-    WHERE d.entity = p_entity AND d.decided_at IS NULL AND d.status <> 'stale' AND NOT EXISTS (
-      SELECT 1 FROM pg_temp.incoming_pairs p WHERE p.left_id = d.left_legacy_id AND p.right_id = d.right_legacy_id);
-  END IF;
-  PERFORM migration.record_batch(p_run, p_row);
-END $$;
-
--- Target ids of all merged rows: as deduplication decided in this run, else as they are.
-CREATE FUNCTION migration_api.merged_rows(p_run text, p_entity text, p_after text, p_most bigint)
-RETURNS TABLE (id text)
-LANGUAGE sql STABLE SET search_path = '' AS $$
-  SELECT s.id::text FROM migration.survivors_of(p_run, p_entity) s
-  WHERE p_after IS NULL OR s.id > p_after::uuid ORDER BY s.id LIMIT p_most
 $$;
 
 SELECT migration.secure();

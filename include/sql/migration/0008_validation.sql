@@ -124,6 +124,12 @@ BEGIN
       'SELECT m.legacy_id FROM %s JOIN migration.id_map p ON p.entity = %L AND p.target_id = t.%I
        WHERE p.state = ''merged'' AND t.deleted_at IS NULL', own, item.entity, item.name));
   END LOOP;
+  -- Survivors hold what the merges in force make them.
+  IF migration.may_merge(p_entity) THEN
+    checks := checks || migration.check_none('merges_settled', format(
+      'SELECT m.legacy_id FROM migration.settled(%1$L, NULL) s JOIN migration.id_map m
+         ON m.entity = %1$L AND m.target_id = s.id WHERE s.stored <> s.settled', p_entity));
+  END IF;
   FOR item IN SELECT * FROM jsonb_to_recordset(spec.checks) AS r (name text, sql text, severity text) LOOP
     checks := checks || migration.check_none(item.name, item.sql, item.severity);
   END LOOP;

@@ -226,6 +226,15 @@ CREATE TABLE public.workflow_performance (
   UNIQUE (legacy_category_id, legacy_instruction_id)
 );
 
+-- Each patient once: the default for whoever reads patients. Under row security a survivor may be out of sight, because
+-- it belongs to another practice: then the merged row stands for the patient, and merged_into is what cases refer to.
+CREATE VIEW public.current_patients WITH (security_invoker = true) AS
+SELECT id, legacy_patient_id, profile_id, practice_id, primary_doctor_id, patient_number, first_name, last_name, email,
+  date_of_birth, gender, phone, address, insurance_info, emergency_contact, medical_history, preferences, suffix,
+  status_code, archived, suspended, schemes, submitted_at, merged_into, metadata, created_at, updated_at
+FROM public.patients p WHERE deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM public.patients s WHERE s.id = p.merged_into AND s.deleted_at IS NULL);
+
 -- One index per foreign key that no unique constraint serves.
 CREATE INDEX practice_members_practice_id ON public.practice_members (practice_id);
 CREATE INDEX practice_members_profile_id ON public.practice_members (profile_id);

@@ -44,6 +44,9 @@ BEGIN
     EXECUTE format('GRANT ALL ON public.%I TO service_role', name);
   END LOOP;
 END $$;
+-- A view for reading; it shows what the policies of its table show to whoever asks.
+REVOKE ALL ON public.current_patients FROM PUBLIC, anon, authenticated, service_role;
+GRANT SELECT ON public.current_patients TO authenticated, service_role;
 
 -- ANY (ARRAY (…)) is computed once for a query and compared by index; IN (…) would be looked up for every row.
 CREATE POLICY own_practices ON public.practices FOR SELECT TO authenticated

@@ -1,0 +1,1 @@
+"""The command by which people review pairs: ``python -m plugins.review``."""
