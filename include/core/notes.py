@@ -111,8 +111,8 @@ _KINDS = (
     NoteKind(
         "duplicates_listed",
         "info",
-        "{entity}: {merged:,} rows would be merged into others; {pending:,} pairs would wait for a review, and {again:,}"
-        " decided ones would be asked again. {file} beside this report lists them: legacy ids and scores.",
+        "{entity}: {merged:,} rows would be merged into others; {pending:,} pairs would wait for a review, and"
+        " {again:,} decided ones would be asked again. {file} beside this report lists them: legacy ids and scores.",
         subject="entity",
     ),
     NoteKind(

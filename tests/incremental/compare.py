@@ -23,7 +23,7 @@ _VECTORS = (
 # What belongs to the run that wrote a decision, not to the decision.
 _OF_A_RUN = (
     "ARRAY['id', 'run_id', 'first_run', 'last_run', 'resolved_run_id', 'recorded_at', 'merged_at', 'written_at',"
-    " 'before_image', 'survivor_before']"
+    " 'before_image', 'survivor_before', 'decided_at', 'reviewed_at', 'asked_again_at']"
 )
 _DECISIONS = {
     # That a refused row was there before is history; the quarantine says that it is refused.

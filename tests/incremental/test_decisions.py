@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
+import psycopg
 import pytest
 
 from include.core.errors import MigrationError
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
+from plugins.hooks.merging import unmerge
+from plugins.hooks.review import Decision, Review
+from plugins.hooks.target_postgres import PostgresTarget
 from plugins.operators import deduplicate as step
 from tests.incremental.runner import Outcome
-from tests.incremental.source import NOT_TWIN_OF_3, START, Office, Patient, User
+from tests.incremental.source import NOT_TWIN_OF_3, START, TRIPLET, TWIN_OF_1, Office, Patient, User
 from tests.incremental.world import World
 
 _LOAD, _FOLLOW = BatchLoader.load, BatchLoader.load_affected
@@ -88,3 +92,96 @@ def test_what_a_failed_night_decided_is_decided_again(
         assert not world.night().succeeded
     assert compared(world, world.night().raise_errors())
     assert world.differences() == []
+
+
+def decide(world: World, left: int, right: int, decision: str) -> None:
+    """As a person does."""
+    with psycopg.connect(world.databases.target, autocommit=True) as connection:
+        said = Decision(str(left), str(right), decision, "Eva", "looked at the file", "line 1")
+        assert Review(PostgresTarget(connection), "patients").decide([said])[decision] == 1
+
+
+def status(world: World, left: int, right: int) -> tuple[Any, ...]:
+    """Of a pair, and whether it is asked again."""
+    found = world.read(
+        "SELECT status, asked_again_at IS NOT NULL FROM migration.duplicate_pairs"
+        f" WHERE (left_legacy_id, right_legacy_id) = ('{left}', '{right}')"
+    )
+    return found[0] if found else ()
+
+
+def survivor(world: World, key: int) -> int | None:
+    """Legacy id of the row that a patient is merged into."""
+    ((found,),) = world.read(
+        "SELECT s.legacy_patient_id FROM public.patients t LEFT JOIN public.patients s ON s.id = t.merged_into"
+        f" WHERE t.legacy_patient_id = {key}"
+    )
+    return None if found is None else int(found)
+
+
+class TestPeople:
+    def test_who_is_rejected_is_parted_the_next_night_and_stays_so(self, world: World) -> None:
+        assert (survivor(world, TWIN_OF_1), status(world, 1, TWIN_OF_1)) == (1, ("auto_merged", False))
+        decide(world, 1, TWIN_OF_1, "rejected")
+        assert compared(world, world.night().raise_errors())
+        assert survivor(world, TWIN_OF_1) is None
+        assert world.differences() == []
+        assert not compared(world, world.night().raise_errors())
+        world.full().raise_errors()
+        assert (survivor(world, TWIN_OF_1), status(world, 1, TWIN_OF_1)) == (None, ("rejected", False))
+
+    def test_who_is_confirmed_is_merged_whatever_the_score(self, world: World) -> None:
+        with psycopg.connect(world.databases.target) as connection:
+            connection.execute(
+                "SELECT migration.decide('patients', '5', '8', 'confirmed', 'Eva', 'the same')"
+            )
+        world.night().raise_errors()
+        assert {survivor(world, 5), survivor(world, 8)} in ({8, None}, {5, None})
+        assert world.differences() == []
+
+    def test_a_decision_that_is_taken_back_counts_no_more(self, world: World) -> None:
+        decide(world, 1, TWIN_OF_1, "rejected")
+        world.night().raise_errors()
+        decide(world, 1, TWIN_OF_1, "pending")
+        assert compared(world, world.night().raise_errors())
+        assert (survivor(world, TWIN_OF_1), status(world, 1, TWIN_OF_1)) == (1, ("auto_merged", False))
+        assert world.differences() == []
+
+    def test_a_decided_pair_is_asked_again_when_one_of_its_rows_changed(self, world: World) -> None:
+        decide(world, 1, TWIN_OF_1, "rejected")
+        Patient.objects.filter(pk=1).update(updated_at=START, status=3)
+        world.night().raise_errors()
+        assert status(world, 1, TWIN_OF_1) == ("rejected", False)
+        Patient.objects.filter(pk=1).update(suffix="Jr")
+        world.night().raise_errors()
+        assert (survivor(world, TWIN_OF_1), status(world, 1, TWIN_OF_1)) == (None, ("rejected", True))
+        decide(world, 1, TWIN_OF_1, "confirmed")
+        world.night().raise_errors()
+        assert (survivor(world, TWIN_OF_1), status(world, 1, TWIN_OF_1)) == (1, ("confirmed", False))
+        assert world.differences() == []
+
+    def test_what_contradicts_is_not_merged_and_named(self, world: World) -> None:
+        with psycopg.connect(world.databases.target) as connection:
+            for left, right, decision in ((5, 8, "confirmed"), (8, 11, "confirmed"), (5, 11, "rejected")):
+                connection.execute(
+                    "SELECT migration.decide('patients', %s, %s, %s, 'Eva', 'said so')",
+                    [str(left), str(right), decision],
+                )
+        night = world.night().raise_errors()
+        assert "decisions_contradict" in world.notes(night)
+        merged = [key for key in (5, 8, 11) if survivor(world, key) is not None]
+        assert len(merged) == 1
+        assert {survivor(world, 5), 5} & {survivor(world, 11), 11} <= {None}
+        assert world.differences() == []
+
+    def test_an_undone_merge_leaves_nothing_to_do_to_the_next_night(self, world: World) -> None:
+        survivor_of_triplet = survivor(world, TRIPLET)
+        assert survivor_of_triplet is not None
+        with psycopg.connect(world.databases.target, autocommit=True) as connection:
+            unmerge(PostgresTarget(connection), "patients", str(TRIPLET), "Eva", "cousins")
+        after = world.read("SELECT to_jsonb(t) FROM public.patients t ORDER BY t.id")
+        world.night().raise_errors()
+        assert world.read("SELECT to_jsonb(t) FROM public.patients t ORDER BY t.id") == after
+        assert survivor(world, TRIPLET) is None
+        assert status(world, survivor_of_triplet, TRIPLET) == ("rejected", False)
+        assert world.differences() == []

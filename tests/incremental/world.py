@@ -76,15 +76,15 @@ class World:
     def fresh(self) -> Target:
         """A full migration into an empty target. What it validates says nothing here: it is left out.
 
-        It compares patients by the model that the target's runs have learnt: a score belongs to a model.
+        It compares patients by the model that the target's runs have learnt, and knows what people decided: both are
+        given to a run, and made by none anew.
         """
         fresh = self._with_target(self.deployed())
-        with psycopg.connect(self.databases.target) as learnt, psycopg.connect(fresh.target) as empty:
-            for model in learnt.execute("SELECT entity, model, run_id FROM migration.match_models"):
-                empty.execute(
-                    "INSERT INTO migration.match_models (entity, model, run_id) VALUES (%s, %s, %s)",
-                    [model[0], Jsonb(model[1]), model[2]],
-                )
+        with psycopg.connect(self.databases.target) as known, psycopg.connect(fresh.target) as empty:
+            for table, chosen in (("match_models", "true"), ("duplicate_pairs", "t.decided_at IS NOT NULL")):
+                rows = known.execute(f"SELECT to_jsonb(t) FROM migration.{table} t WHERE {chosen}".encode())
+                copy = f"INSERT INTO migration.{table} SELECT * FROM jsonb_populate_record(NULL::migration.{table}, %s)"
+                empty.cursor().executemany(copy.encode(), [[Jsonb(row)] for (row,) in rows])
         run(FULL, fresh, self.folder, without="validation", **CONF).raise_errors()
         return read(fresh.target)
 
