@@ -174,7 +174,13 @@ def json_object(members: Mapping[str, Rule], *, keep_null: bool = True) -> Rule:
 
 
 def metadata(raw: Mapping[str, Rule] | None = None, **members: Rule) -> Column:
-    """The metadata column: the mapping's version, raw codes, and under ``raw`` what could not be stored."""
+    """The metadata column: the mapping's version, raw codes, and under ``raw`` what could not be stored.
+
+    Raises:
+        ValueError: a member is called ``merged``, where survivors keep what came from merged rows.
+    """
+    if "merged" in members:
+        raise ValueError("metadata.merged belongs to merges")
     version = as_json(constant(mapping_version()))
     every: dict[str, Rule] = {"mapping_version": version, **members}
     if raw:

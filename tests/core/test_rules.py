@@ -232,6 +232,11 @@ def test_objects_have_a_fixed_shape_or_only_what_is_known() -> None:
     ]
 
 
+def test_metadata_keeps_a_place_free_for_merges() -> None:
+    with pytest.raises(ValueError, match="merged"):
+        rules.metadata(merged=rules.json_text("x"))
+
+
 def test_metadata_holds_the_version_the_raw_codes_and_what_could_not_be_stored() -> None:
     column = rules.metadata({"j": rules.raw_json("x")}, code=rules.json_number("y"))
     assert (column.name, column.health) == ("metadata", True)

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from include.core.errors import MigrationError
+from include.matching.deduplicate import compare
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
 from plugins.hooks.merging import unmerge
 from plugins.hooks.review import Decision, Review
@@ -48,6 +49,36 @@ def test_rows_that_are_read_again_for_something_else_are_no_reason_to_compare(wo
     night = world.night().raise_errors()
     assert not compared(world, night)
     assert world.read("SELECT status_code FROM public.patients WHERE legacy_patient_id = 3") == [(7,)]
+    assert world.differences() == []
+
+
+def test_new_and_changed_patients_alone_are_compared_with_everyone(world: World) -> None:
+    """And as several tasks that share the work; fresh() compares all with all in one."""
+    Patient.objects.filter(pk=NOT_TWIN_OF_3).update(birthdate=Patient.objects.get(pk=3).birthdate)
+    with patch.object(step, "compare", wraps=compare) as sharing:
+        assert compared(world, world.night(match_shares=3).raise_errors())
+    asked = [(call.kwargs["share"], call.kwargs["changed"].to_pylist()) for call in sharing.call_args_list]
+    assert sorted(asked) == [((share, 3), [str(NOT_TWIN_OF_3)]) for share in range(3)]
+    assert survivor(world, NOT_TWIN_OF_3) == 3
+    assert world.differences() == []
+
+
+def test_other_thresholds_compare_anew(world: World) -> None:
+    assert compared(world, world.night(merge_at=1.0).raise_errors())
+    assert world.read(_MERGES) == []
+
+
+def test_a_population_that_grew_by_a_fifth_is_learnt_anew(world: World) -> None:
+    before = world.read("SELECT model, run_id FROM migration.match_models")
+    for number in range(1, 16):
+        user = User.objects.create(
+            username=f"new{number}", first_name=f"Nova{number}", last_name="Quist", date_joined=START
+        )
+        Patient.objects.create(
+            user=user, sex=1, suffix="", schemes="{}", status=1, archived=False, suspended=False
+        )
+    night = world.night().raise_errors()
+    assert world.read("SELECT run_id FROM migration.match_models") == [(night.run_id,)] != [before[0][1:]]
     assert world.differences() == []
 
 

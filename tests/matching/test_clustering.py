@@ -38,7 +38,7 @@ def test_confirmed_pairs_never_join_rejected_ones(
     confirmed: list[tuple[int, int]], rejected: list[tuple[int, int]]
 ) -> None:
     rejected = [(a, b) for a, b in rejected if a != b]
-    refused = join_confirmed(SIZE, confirmed, rejected)
+    refused = join_confirmed(confirmed, rejected)
     applied = [pair for place, pair in enumerate(confirmed) if place not in refused]
     label = _by_search(applied)
     assert all(label[a] != label[b] for a, b in rejected)
@@ -71,3 +71,11 @@ def test_pairs_that_mostly_agree_are_one_cluster() -> None:
 def test_what_people_joined_stays_joined() -> None:
     label = average_linkage(links(CHAIN), codes(0, 1, 2, 0))
     assert label[0] == label[3]
+
+
+def test_two_records_are_joined_if_sure_or_said() -> None:
+    sure, unsure = [[0, 1.0], [1.0, 0]], [[0, 0.6], [0.6, 0]]
+    assert average_linkage(links(sure), codes(0, 1)).tolist() == [0, 0]
+    assert average_linkage(links(sure, [(0, 1)]), codes(0, 1)).tolist() == [0, 1]
+    assert average_linkage(links(unsure), codes(0, 1)).tolist() == [0, 1]
+    assert average_linkage(links(unsure, [(0, 1)]), codes(5, 5)).tolist() == [0, 0]
