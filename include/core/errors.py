@@ -307,8 +307,8 @@ def _of_runs() -> Iterable[ErrorKind]:
         "MATCH_WORKER_ENDED",
         transform,
         "A process that compared people ended before it was done.",
-        "Its own message is in the task's log; none means it was killed, mostly for want of memory. Raise "
-        "`match_shares` or the worker's memory, then clear the deduplication task.",
+        "It was killed, mostly for want of memory. Give the worker more memory, or raise `match_shares` so that tasks "
+        "on several machines share the work; then clear the deduplication task.",
     )
     yield ErrorKind(
         "MATCH_MODEL_OUTDATED",

@@ -15,7 +15,7 @@ from include.matching.people import People
 from include.matching.texts import BoolArray, HashArray, IntArray
 
 PAIRS_AT_ONCE = 250_000
-_PAIRS_PER_PERSON = 10.0
+_PAIRS_PER_PERSON = 5.0
 _PAIRS_OF_SMALL_TABLES = 250_000.0
 _LARGEST_BLOCK = 1_000
 

@@ -6,6 +6,7 @@ lucky pair cannot pull two people together; and no join is made across a clash.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from include.matching.texts import BoolArray, FloatArray, IntArray
 
 JOIN_AT = 0.5
 """Lowest mean score of the pairs between two groups that are joined."""
+
+_PAIR = 2
 
 LARGEST_GROUP = 400
 """Groups of more people are not clustered: that many records of one person are no person's."""
@@ -50,27 +53,25 @@ def _compressed(label: IntArray) -> IntArray:
         label = shorter
 
 
-def join_confirmed(size: int, confirmed: list[tuple[int, int]], rejected: list[tuple[int, int]]) -> list[int]:
+def join_confirmed(confirmed: list[tuple[int, int]], rejected: list[tuple[int, int]]) -> list[int]:
     """Joins confirmed pairs in their order and returns the places of those that would put a rejected pair into
     one cluster; the clusters follow from the others."""
-    cluster = list(range(size))
-    members = [{place} for place in range(size)]
-    apart: list[set[int]] = [set() for _ in range(size)]
+    members = {place: {place} for pair in confirmed for place in pair}
+    apart: defaultdict[int, set[int]] = defaultdict(set)
     for one, other in rejected:
         apart[one].add(other)
         apart[other].add(one)
     refused = []
     for place, (one, other) in enumerate(confirmed):
-        first, second = cluster[one], cluster[other]
-        if first == second:
+        small, large = sorted((members[one], members[other]), key=len)
+        if small is large:
             continue
-        small, large = sorted((first, second), key=lambda label: (len(members[label]), label))
-        if any(apart[member] & members[large] for member in members[small]):
+        if any(apart[member] & large for member in small):
             refused.append(place)
             continue
-        members[large] |= members[small]
-        for member in members[small]:
-            cluster[member] = large
+        large |= small
+        for member in small:
+            members[member] = large
     return refused
 
 
@@ -81,6 +82,9 @@ def average_linkage(links: Links, start: IntArray) -> IntArray:
         links: all pairs of the group.
         start: labels to begin with: equal for those a person said are one.
     """
+    if len(start) == _PAIR:  # nearly all groups are pairs
+        joined = links.sure[0, 1] & ~links.forbidden[0, 1] & (links.score[0, 1] >= JOIN_AT)
+        return np.zeros(_PAIR, np.int64) if joined or start[0] == start[1] else np.arange(_PAIR)
     _, label = np.unique(start, return_inverse=True)
     label = label.reshape(-1)
     groups = np.zeros((int(label.max()) + 1, len(label)))

@@ -15,22 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.core.errors import MigrationError
-from include.matching.clustering import (
-    LARGEST_GROUP,
-    Links,
-    average_linkage,
-    connected_components,
-    join_confirmed,
-)
 from include.matching.comparing import Job, run, run_shared
+from include.matching.deciding import Decided, cluster
 from include.matching.explaining import explanations
 from include.matching.learning import learn_model
 from include.matching.model import MATCHING_VERSION, MatchModel
 from include.matching.people import People, encode, without_placeholders
-from include.matching.scoring import Scored, Scorer, clashes, vetoes
+from include.matching.scoring import Scored, Scorer
 from include.matching.settings import COMPARED, DEFAULTS, MatchSettings
 from include.matching.survivorship import choose_survivors
-from include.matching.texts import BoolArray, FloatArray, IntArray
+from include.matching.texts import BoolArray, IntArray
 
 __all__ = [
     "COMPARED",
@@ -148,19 +142,7 @@ def decide(
     Raises:
         MigrationError: as :func:`compare`.
     """
-    encoded = _encoded(people, model, settings)
-    scorer = Scorer(encoded, model)
-    pairs, left, right = _known(encoded, pairs.select(SCORED_SCHEMA.names))
-    decided = _Decided.of(encoded, decisions)
-    clusters, refused = _clusters(scorer, settings, _sure(pairs, settings, left, right), decided)
-    survivors = _survivors_table(scorer, clusters)
-    contradictions = pa.Table.from_arrays(
-        [pa.array(encoded.legacy_id[ids].tolist(), pa.string()) for ids in refused],
-        schema=CONTRADICTIONS_SCHEMA,
-    )
-    return MatchResult(
-        _decided_pairs(scorer, pairs, np.stack([left, right]), decided, clusters), survivors, contradictions
-    )
+    return _decide(Scorer(_encoded(people, model, settings), model), settings, pairs, decisions)
 
 
 def deduplicate(
@@ -180,33 +162,44 @@ def deduplicate(
     model = learn_model(encoded, settings)
     encoded = without_placeholders(encoded, model.placeholders)
     scored = _compared(encoded, model, settings, (0, 1), None)
-    pairs = _scored_table(Scorer(encoded, model), scored)
-    result = decide(people, model, settings, pairs, decisions)
+    scorer = Scorer(encoded, model)
+    pairs = _scored_table(scorer, scored)
+    result = _decide(scorer, settings, pairs, decisions)
     log.info("deduplication: %d pairs, %d records merged", result.pairs.num_rows, result.survivors.num_rows)
     return result
 
 
-@dataclass(frozen=True)
-class _Decided:
-    """People's decisions on pairs of known people, left before right, as positions."""
+def _decide(
+    scorer: Scorer, settings: MatchSettings, pairs: pa.Table, decisions: pa.Table | None
+) -> MatchResult:
+    people = scorer.people
+    pairs, left, right = _known(people, pairs.select(SCORED_SCHEMA.names))
+    decided = _said(people, decisions)
+    high = pairs.column("score").to_numpy() >= settings.merge_at
+    clusters, refused = cluster(scorer, settings.merge_at, np.stack([left[high], right[high]]), decided)
+    contradictions = pa.Table.from_arrays(
+        [pa.array(people.legacy_id[ids].tolist(), pa.string()) for ids in refused],
+        schema=CONTRADICTIONS_SCHEMA,
+    )
+    return MatchResult(
+        pairs=_decided_pairs(scorer, pairs, np.stack([left, right]), decided, clusters),
+        survivors=_survivors_table(scorer, clusters),
+        contradictions=contradictions,
+    )
 
-    confirmed: IntArray  # two rows: left and right
-    rejected: IntArray
 
-    @classmethod
-    def of(cls, people: People, decisions: pa.Table | None) -> _Decided:
-        if decisions is None:
-            return cls(np.zeros((2, 0), np.int64), np.zeros((2, 0), np.int64))
-        table, left, right = _known(people, decisions)
-        ends = np.stack([np.minimum(left, right), np.maximum(left, right)])
-        said = table.column("decision").to_pandas().to_numpy(object)
-        if not np.isin(said, (CONFIRMED, REJECTED)).all():
-            raise MigrationError("PARAM_INVALID", "A decision on a pair is confirmed or rejected.")
-        rejected = np.unique(ends[:, said == REJECTED], axis=1)
-        confirmed = np.unique(ends[:, said == CONFIRMED], axis=1)
-        size = max(len(people), 1)
-        both = np.isin(confirmed[0] * size + confirmed[1], rejected[0] * size + rejected[1])
-        return cls(confirmed[:, ~both] if both.any() else confirmed, rejected)
+def _said(people: People, decisions: pa.Table | None) -> Decided:
+    """People's decisions on pairs of known people; a pair confirmed and rejected is rejected."""
+    table, left, right = _known(people, DECISIONS_SCHEMA.empty_table() if decisions is None else decisions)
+    ends = np.stack([np.minimum(left, right), np.maximum(left, right)])
+    words = table.column("decision").to_pandas().to_numpy(object)
+    if not np.isin(words, (CONFIRMED, REJECTED)).all():
+        raise MigrationError("PARAM_INVALID", "A decision on a pair is confirmed or rejected.")
+    rejected = np.unique(ends[:, words == REJECTED], axis=1)
+    confirmed = np.unique(ends[:, words == CONFIRMED], axis=1)
+    size = max(len(people), 1)
+    kept = ~np.isin(confirmed[0] * size + confirmed[1], rejected[0] * size + rejected[1])
+    return Decided(confirmed[:, kept], rejected)
 
 
 def _encoded(people: pa.Table, model: MatchModel, settings: MatchSettings) -> People:
@@ -253,103 +246,8 @@ def _known(people: People, pairs: pa.Table) -> tuple[pa.Table, IntArray, IntArra
     return pairs.filter(both), left, right
 
 
-def _sure(pairs: pa.Table, settings: MatchSettings, left: IntArray, right: IntArray) -> IntArray:
-    high = pairs.column("score").to_numpy() >= settings.merge_at
-    return np.stack([left[high], right[high]])
-
-
-def _clusters(
-    scorer: Scorer, settings: MatchSettings, likely: IntArray, decided: _Decided
-) -> tuple[IntArray, IntArray]:
-    """Labels of clusters, and the confirmed pairs that could not be applied."""
-    size = len(scorer.people)
-    likely = likely[:, _mergeable(scorer, settings, scorer.compare(*likely))]
-    refused = join_confirmed(
-        size,
-        list(zip(*decided.confirmed.tolist(), strict=True)),
-        list(zip(*decided.rejected.tolist(), strict=True)),
-    )
-    applied = np.delete(decided.confirmed, refused, axis=1)
-    said = connected_components(size, *applied)
-    ends = np.concatenate([likely, applied], axis=1)
-    groups = connected_components(size, *ends)
-    clusters = said.copy()
-    _labels, counts = np.unique(groups, return_counts=True)
-    order = np.argsort(groups, kind="stable")
-    starts = np.append(0, np.cumsum(counts))
-    barred = _both_ways(decided.rejected)
-    chosen = np.flatnonzero((counts > 1) & (counts <= LARGEST_GROUP)).tolist()
-    for several in _some_at_a_time(chosen, counts):
-        members = [order[starts[n] : starts[n + 1]] for n in several]
-        for people, links in zip(members, _links(scorer, settings, members, barred), strict=True):
-            joined = average_linkage(links, said[people])
-            for label in np.unique(joined):
-                clusters[people[joined == label]] = people[joined == label].min()
-    return clusters, decided.confirmed[:, refused]
-
-
-_PAIRS_AT_A_TIME = 500_000
-
-
-def _some_at_a_time(chosen: list[int], counts: IntArray) -> list[list[int]]:
-    """Cuts groups into lots of bounded numbers of pairs."""
-    lots: list[list[int]] = []
-    pairs = _PAIRS_AT_A_TIME
-    for number in chosen:
-        more = int(counts[number]) ** 2 // 2
-        if not lots or pairs + more > _PAIRS_AT_A_TIME:
-            lots.append([])
-            pairs = 0
-        lots[-1].append(number)
-        pairs += more
-    return lots
-
-
-def _links(
-    scorer: Scorer, settings: MatchSettings, groups: list[IntArray], barred: set[tuple[int, int]]
-) -> list[Links]:
-    """Compares all pairs within each group."""
-    ends = [np.triu_indices(len(people), 1) for people in groups]
-    left = np.concatenate([people[one] for people, (one, _) in zip(groups, ends, strict=True)])
-    right = np.concatenate([people[other] for people, (_, other) in zip(groups, ends, strict=True)])
-    scored = scorer.compare(left, right)
-    sure = _mergeable(scorer, settings, scored)
-    clash = clashes(scored.pairs)
-    if barred:
-        clash |= np.array(
-            [pair in barred for pair in zip(left.tolist(), right.tolist(), strict=True)], dtype=bool
-        )
-    found, start = [], 0
-    for people, (one, other) in zip(groups, ends, strict=True):
-        stop = start + len(one)
-        matrices = [
-            _square(len(people), one, other, values[start:stop]) for values in (scored.score, sure, clash)
-        ]
-        found.append(Links(matrices[0], matrices[1] > 0, matrices[2] > 0))
-        start = stop
-    return found
-
-
-def _square(size: int, one: IntArray, other: IntArray, values: FloatArray | BoolArray) -> FloatArray:
-    square = np.zeros((size, size))
-    square[one, other] = square[other, one] = values
-    return square
-
-
-def _mergeable(scorer: Scorer, settings: MatchSettings, scored: Scored) -> BoolArray:
-    allowed: BoolArray = scored.score >= settings.merge_at
-    for forbidden in vetoes(scorer, scored).values():
-        allowed &= ~forbidden
-    return allowed
-
-
-def _both_ways(pairs: IntArray) -> set[tuple[int, int]]:
-    left, right = pairs.tolist()
-    return set(zip(left, right, strict=True)) | set(zip(right, left, strict=True))
-
-
 def _decided_pairs(
-    scorer: Scorer, pairs: pa.Table, ends: IntArray, decided: _Decided, clusters: IntArray
+    scorer: Scorer, pairs: pa.Table, ends: IntArray, decided: Decided, clusters: IntArray
 ) -> pa.Table:
     left, right = ends
     size = max(len(scorer.people), 1)

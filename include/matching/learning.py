@@ -32,17 +32,23 @@ from include.matching.scoring import Scorer, join_scored, posterior, rarity_expo
 from include.matching.settings import MatchSettings
 from include.matching.texts import BoolArray, CodeArray, FloatArray, HashArray, IntArray, pair_codes
 
-_ROUNDS = 25
-_ROUNDS_OF_PRIORS = 4
+_OWN = ("first_name", "last_name", "name_order", "date_of_birth", "gender", "email")
+
+_ROUNDS, _ROUNDS_OF_PRIORS = 25, 4
+_STABLE = 1e-3  # change of the prior at which learning ends
+_STRENGTH = 60.0  # pairs that the shipped shares of levels count for
+_LOWEST = 1e-5  # score below which a candidate teaches nothing
+_PEOPLE_PER_SHARE = 40_000  # of larger populations a share of the candidates is learnt from
 _RANDOM_PAIRS = 300_000
-_PEOPLE_PER_SHARE = 40_000
-_STABLE = 1e-3
 _SEED = 20_240_601
-_LOWEST = 0.001  # posterior below which a candidate teaches nothing about matches
 
 # A birth date is a placeholder if so many times more differently named people have it than its year lets expect.
 _CROWDED_DATE = 8
 _CROWDED_TIMES = 6.0
+
+# A column says nothing new beside another one if so many strangers who agree there agree here too.
+_ENOUGH = 20
+_MOSTLY = 0.5
 
 
 def learn_model(people: People, settings: MatchSettings) -> MatchModel:
@@ -65,9 +71,6 @@ def learn_model(people: People, settings: MatchSettings) -> MatchModel:
         model = replace(model, weights=_by_chance(people, model), implied=_implied(people))
         model = _maximise(people, model)
     return model
-
-
-_OWN = ("first_name", "last_name", "name_order", "date_of_birth", "gender", "email")
 
 
 def find_placeholders(people: People, crowded: int) -> dict[str, HashArray]:
@@ -203,10 +206,6 @@ def _implies(people: People, giver: str, column: str) -> bool:
     return len(agree) > _ENOUGH and float(agree.mean()) > _MOSTLY
 
 
-_ENOUGH = 20
-_MOSTLY = 0.5
-
-
 @dataclass(frozen=True)
 class _Sample:
     """Candidate pairs to learn from, each counting ``times`` times."""
@@ -222,7 +221,7 @@ def _maximise(people: People, model: MatchModel) -> MatchModel:
     shares = max(1, round(len(people) / _PEOPLE_PER_SHARE))
     scorer = Scorer(people, model)
     keys = usable_keys(people, model.common)
-    parts = [scorer.compare_from(left, right, 1e-5) for left, right in candidate_pairs(keys, (0, shares))]
+    parts = [scorer.compare_from(left, right, _LOWEST) for left, right in candidate_pairs(keys, (0, shares))]
     if not parts:
         return model
     pairs = join_scored(parts).pairs
@@ -313,9 +312,6 @@ def _reweighed(
         # What families are like in names and birth dates is known; whether they share an office is not.
         family = _shares(field, np.bincount(level, weights=kin, minlength=match.shape[1]), shipped.family)
     return replace(old, match=match, family=family)
-
-
-_STRENGTH = 60.0  # pairs that the shipped shares count for
 
 
 def _shares(field: str, seen: npt.NDArray[Any], shipped: FloatArray) -> FloatArray:

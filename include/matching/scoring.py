@@ -33,7 +33,8 @@ not all that looks like a slip is one."""
 NAMESAKE_TWINS = -12.0
 """Bits against brothers and sisters with one first name and one birth date."""
 
-_OVERWHELMING = 0.999
+_OVERWHELMING = 0.999  # score from which a missing birth date may be forgiven
+_FEW_PEOPLE = 1_000  # too few to tell first names from slips
 _GENERATION = 12  # years
 _BLOCK_OF_PAIRS = 250_000
 
@@ -61,15 +62,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Scored:
-    """Compared pairs with their probability of being one person, and of being one family."""
+    """Compared pairs with their probability of being one person."""
 
     pairs: Compared
     score: FloatArray
-    family: FloatArray
 
     def take(self, chosen: BoolArray | IntArray) -> Scored:
         """The chosen pairs only."""
-        return Scored(self.pairs.take(chosen), self.score[chosen], self.family[chosen])
+        return Scored(self.pairs.take(chosen), self.score[chosen])
 
 
 class Scorer:
@@ -132,8 +132,9 @@ class Scorer:
         evidence = self.evidence(pairs)
         match = _total(evidence.match.values(), np.log2(self.model.prior_match), len(pairs))
         family = _total(evidence.family.values(), np.log2(self.model.prior_family), len(pairs))
-        score, kin = posterior(match, family)
-        return Scored(pairs, np.round(score, 9), kin)
+        score, _ = posterior(match, family)
+        # Rounded, so that no difference in the last bit between machines or chunks decides anything.
+        return Scored(pairs, np.round(score, 9))
 
     def _most_bits(self, pairs: Compared) -> FloatArray:
         """The most that can come of a pair whose texts are not compared yet, for a match against strangers."""
@@ -174,7 +175,6 @@ def join_scored(parts: list[Scored]) -> Scored:
     return Scored(
         concatenate([part.pairs for part in parts]),
         np.concatenate([part.score for part in parts]),
-        np.concatenate([part.family for part in parts]),
     )
 
 
@@ -225,9 +225,6 @@ def _names_of_two(scorer: Scorer, pairs: Compared) -> BoolArray:
     straight = pairs.level["name_order"] == OrderLevel.STRAIGHT
     twins: BoolArray = both & unequal & straight & (pairs.level["date_of_birth"] >= BirthLevel.TWO_DIGITS_OFF)
     return twins
-
-
-_FEW_PEOPLE = 1_000
 
 
 def clashes(pairs: Compared) -> BoolArray:
