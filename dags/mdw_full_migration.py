@@ -18,9 +18,9 @@ again is harmless: rows that did not change are not written.
 `python -m local.schema` and the Supabase CLI). Files go through `supabase` either way. The
 first run should be a dry run (the default): it predicts every count and writes nothing to the business tables.
 
-**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`, `merge_at`,
-`review_at`, `match_shares`, `fail_fast`, `keep_staging`, `log_level`, `load_via`, `copy_files`; the form describes each.
-Unknown keys are refused.
+**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`,
+`merge_at`, `review_at`, `match_shares`, `fail_fast`, `keep_staging`, `log_level`, `load_via`, `copy_files`; the form
+describes each. Unknown keys are refused.
 
 **Duplicates.** Patients that are one person with a probability of `merge_at` or more are merged, those from `review_at`
 on wait for a person: docs/reviewing-duplicates.md says how to decide, and how to undo a merge. A dry run lists both

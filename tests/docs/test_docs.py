@@ -109,7 +109,8 @@ def test_commands_of_the_readme_exist(readme):
 
     assert set(re.findall(r"\bmake ([a-z]+)\b(?= |`|\n)", "\n".join(_commands(readme)))) <= targets
     for module in re.findall(r"python -m ([\w.]+)", readme):
-        assert (PROJECT / (module.replace(".", "/") + ".py")).exists(), module
+        place = PROJECT / module.replace(".", "/")
+        assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
 
 
 def _commands(text: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from include.synthetic.truth import duplicate_pairs, lookalike_pairs
@@ -29,6 +31,18 @@ class TestDryRun:
 
     def test_every_count_is_predicted(self, first_runs: FirstRuns) -> None:
         assert first_runs.dry.fates() == first_runs.real.fates()
+
+    def test_pairs_are_listed_as_they_are_found_then(self, first_runs: FirstRuns) -> None:
+        assert first_runs.dry.report_folder is not None
+        with (first_runs.dry.report_folder / "duplicates-patients.csv").open(newline="") as file:
+            listed = list(csv.DictReader(file))
+        found = first_runs.databases.read(
+            "SELECT left_legacy_id, right_legacy_id, score, status FROM migration.duplicate_pairs"
+        )
+        assert {pair["decision"] for pair in listed} == {"auto_merged", "pending"}
+        assert sorted(
+            (pair["left_id"], pair["right_id"], float(pair["score"]), pair["decision"]) for pair in listed
+        ) == sorted(found)
 
     def test_the_report_says_so_first(self, first_runs: FirstRuns) -> None:
         assert first_line(first_runs.dry).startswith("DRY RUN completed: ")
@@ -62,9 +76,9 @@ class TestRealRun:
             assert outcome.report_folder is not None
             assert outcome.report is not None
             files = {path.name: path.read_text() for path in outcome.report_folder.iterdir()}
-            # The manifest of files is of rows that were loaded.
-            manifest = set() if outcome is first_runs.dry else {"files.csv"}
-            assert set(files) == {"report.json", "report.html", "summary.txt", *manifest}
+            # The manifest of files is of rows that were loaded; pairs that were found are kept by none but a dry run.
+            listed = {"duplicates-patients.csv"} if outcome is first_runs.dry else {"files.csv"}
+            assert set(files) == {"report.json", "report.html", "summary.txt", *listed}
             assert outcome.report["status"] == "completed"
             assert first_line(outcome) in files["report.html"]
 
