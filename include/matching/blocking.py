@@ -7,6 +7,7 @@ is learnt once and kept in the model, so that a pair is a candidate or not whate
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -18,6 +19,9 @@ PAIRS_AT_ONCE = 250_000
 _PAIRS_PER_PERSON = 5.0
 _PAIRS_OF_SMALL_TABLES = 250_000.0
 _LARGEST_BLOCK = 1_000
+_MOST_GROWTH = 5
+
+log = logging.getLogger(__name__)
 
 Share = tuple[int, int]
 
@@ -97,9 +101,31 @@ def _beyond_budget(key: HashArray) -> HashArray:
 
 
 def usable_keys(people: People, common: Mapping[str, HashArray]) -> list[HashArray]:
-    """The keys of all passes without the too common ones."""
+    """The keys of all passes without the too common ones.
+
+    Nor those that became far too common since that was learnt, for instance a placeholder that came into use: blocks of
+    any size would be compared.
+    """
     keys = blocking_keys(people)
-    return [np.where(_contains(common.get(name), key), np.uint64(0), key) for name, key in keys.items()]
+    return [
+        _without_grown(name, np.where(_contains(common.get(name), key), np.uint64(0), key))
+        for name, key in keys.items()
+    ]
+
+
+def _without_grown(name: str, key: HashArray) -> HashArray:
+    values, sizes = np.unique(key[key > 0], return_counts=True)
+    grown = values[sizes > _MOST_GROWTH * _LARGEST_BLOCK]
+    if not len(grown):
+        return key
+    log.warning(
+        "blocking by %s: %d keys were left out, each shared by more than %d rows now; a model learnt anew"
+        " would know them",
+        name,
+        len(grown),
+        _MOST_GROWTH * _LARGEST_BLOCK,
+    )
+    return np.where(_contains(grown, key), np.uint64(0), key)
 
 
 def _contains(values: HashArray | None, key: HashArray) -> BoolArray:

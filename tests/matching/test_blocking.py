@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,19 @@ def test_a_key_of_too_many_people_is_left_out_and_the_others_stay() -> None:
     assert 0 < pairs < 300_000
     names = list(blocking_keys(people)).index("names by sound")
     assert usable_keys(people, common)[names][-1] == usable_keys(people, common)[names][-2] > 0
+
+
+def test_a_key_that_became_far_too_common_since_it_was_learnt_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A placeholder that came into use: the model does not know it, and its block would be compared as a whole."""
+    few = encoded(person(1, "Ann", "1970-01-01"), person(2, "Bea", "1970-01-01"))
+    model = too_common(blocking_keys(few))
+    many = encoded(*(person(number, None, "1970-01-01") for number in range(6_000)))
+    keys = usable_keys(many, model)
+    assert sum(len(left) for left, _ in candidate_pairs(keys)) == 0
+    assert "birth date" in caplog.text
+    assert sum(len(left) for left, _ in candidate_pairs(usable_keys(few, model))) == 1
 
 
 def test_people_without_anything_in_common_are_no_candidates() -> None:
