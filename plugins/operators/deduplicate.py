@@ -48,12 +48,12 @@ class PlanMatchingOperator(MigrationOperator):
         super().__init__(**kwargs)
         self.partitions = partitions
 
-    def nothing_done(self, run: Run) -> list[dict[str, Any]]:  # noqa: ARG002 - see the base
-        """No shares."""
-        return []
+    def nothing_done(self, run: Run) -> list[dict[str, Any]]:
+        """As many shares as ever, of nothing."""
+        return self._shares(run, stands=True)
 
     def step(self, run: Run) -> list[dict[str, Any]]:
-        """Stages rows and plan; returns shares, none where all decisions stand.
+        """Stages rows and plan; returns shares, of nothing where all decisions stand.
 
         Where the entity was not chosen, earlier decisions stand: an empty answer would undo them.
         """
@@ -72,15 +72,25 @@ class PlanMatchingOperator(MigrationOperator):
                     only = pa.concat_arrays([decisions.changed(clean, read), gone, review.reopened_rows()])
                     if not len(only) and not decisions.decided_since_complete():
                         self.progress(f"{name}: nothing that is compared changed, so all decisions stand")
-                        return []
+                        return self._shares(run, stands=True)
                 clean = pa.concat_tables([clean, _others(decisions, pa.concat_arrays([read, gone]))])
         plan = self._plan(run, clean, stored, only)
         StagedMatching(staging, name).keep(clean, plan)
         who = "all" if plan.only is None else f"{len(plan.only):,} new, changed or gone"
         self.progress(f"{name}: {who} of {clean.num_rows:,} rows to compare, {peak_memory_mb():.0f} MB")
+        return self._shares(run, stands=False)
+
+    def _shares(self, run: Run, *, stands: bool) -> list[dict[str, Any]]:
         of = run.settings.match_shares
         return [
-            {"entity": name, "label": f"{share + 1} of {of}", "share": share, "of": of} for share in range(of)
+            {
+                "entity": self.entity,
+                "label": f"{share + 1} of {of}",
+                "share": share,
+                "of": of,
+                "stands": stands,
+            }
+            for share in range(of)
         ]
 
     def _plan(
@@ -112,7 +122,7 @@ class ComparePairsOperator(MigrationOperator):
     """Compares one share of the pairs worth comparing.
 
     Args:
-        partition: the share: label, share (from 0), of (how many there are).
+        partition: the share: label, share (from 0), of (how many there are), stands (nothing is to be compared).
     """
 
     template_fields = ("partition",)
@@ -123,6 +133,8 @@ class ComparePairsOperator(MigrationOperator):
 
     def step(self, run: Run) -> None:
         """Stages the pairs of the share that are alike enough to be looked at."""
+        if self.partition["stands"]:
+            return
         clock, staged = Clock(), StagedMatching(StagingHook(run.run_id), str(self.entity))
         plan, share = staged.plan(), (self.partition["share"], self.partition["of"])
         pairs = compare(staged.people(), plan.model.model, _settings(run), share=share, changed=plan.only)
@@ -137,7 +149,7 @@ class DeduplicateOperator(MigrationOperator):
     """Decides who is merged into whom: by the pairs compared now and earlier, and by what people decided.
 
     Args:
-        shares: what the plan returned; none: all decisions stand.
+        shares: what the plan returned.
     """
 
     template_fields = ("shares",)
@@ -150,7 +162,7 @@ class DeduplicateOperator(MigrationOperator):
         """Records survivors and pairs (a dry run lists them instead); returns counts of what was decided."""
         if ENTITIES[str(self.entity)] not in chosen(run.settings):
             raise AirflowSkipException("not chosen")
-        if not self.shares:
+        if all(share["stands"] for share in self.shares):
             return {"merged": 0, "pending": 0}
         name, clock = str(self.entity), Clock()
         staged = StagedMatching(StagingHook(run.run_id), name)
