@@ -43,7 +43,7 @@ class MatchSettings:
     review_at: float = 0.05
     evidence: tuple[str, ...] = EVIDENCE
     workers: int = field(default_factory=_cores)
-    parallel_from: int = 50_000
+    parallel_from: int = 200_000
     crowded: int = 8
 
     def __post_init__(self) -> None:
