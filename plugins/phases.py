@@ -138,7 +138,7 @@ def _deduplicate(entity: str, transformed: Mapped) -> None:
         task_id=f"{entity}_plan", entity=entity, partitions=transformed[entity].output
     )
     compared = _mapped(ComparePairsOperator, entity, {entity: plan}, task_id=f"{entity}_compare")
-    compared >> DeduplicateOperator(task_id=entity, entity=entity, shares=plan.output)
+    DeduplicateOperator(task_id=entity, entity=entity, shares=plan.output, compared=compared.output)
 
 
 def loading(transformed: Mapped) -> TaskGroup:

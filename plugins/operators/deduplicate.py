@@ -22,7 +22,7 @@ from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.source_memory import last_complete_run
 from plugins.hooks.staging import StagingHook, report_root, run_folder
 from plugins.hooks.target import Target
-from plugins.hooks.tracking import peak_memory_mb
+from plugins.hooks.tracking import LedgerRow, peak_memory_mb
 from plugins.operators.preflight import chosen
 from plugins.operators.step import Clock, MigrationOperator, Run, code_version
 
@@ -59,7 +59,7 @@ class PlanMatchingOperator(MigrationOperator):
         """
         if ENTITIES[str(self.entity)] not in chosen(run.settings):
             raise AirflowSkipException("not chosen")
-        name, staging = str(self.entity), StagingHook(run.run_id)
+        name, staging, clock = str(self.entity), StagingHook(run.run_id), Clock()
         clean, read = self._staged(staging)
         gone = staging.read("gone", name, "all").column("legacy_id").combine_chunks()
         with self.target(run, entity=name) as target:
@@ -78,20 +78,12 @@ class PlanMatchingOperator(MigrationOperator):
         StagedMatching(staging, name).keep(clean, plan)
         who = "all" if plan.only is None else f"{len(plan.only):,} new, changed or gone"
         self.progress(f"{name}: {who} of {clean.num_rows:,} rows to compare, {peak_memory_mb():.0f} MB")
-        return self._shares(run, stands=False)
+        return self._shares(run, stands=False, seconds=clock.seconds)
 
-    def _shares(self, run: Run, *, stands: bool) -> list[dict[str, Any]]:
+    def _shares(self, run: Run, *, stands: bool, seconds: float = 0.0) -> list[dict[str, Any]]:
         of = run.settings.match_shares
-        return [
-            {
-                "entity": self.entity,
-                "label": f"{share + 1} of {of}",
-                "share": share,
-                "of": of,
-                "stands": stands,
-            }
-            for share in range(of)
-        ]
+        common = {"entity": self.entity, "of": of, "stands": stands, "plan_seconds": seconds}
+        return [{**common, "label": f"{share + 1} of {of}", "share": share} for share in range(of)]
 
     def _plan(
         self, run: Run, people: pa.Table, stored: StoredModel | None, only: pa.Array | None
@@ -122,7 +114,8 @@ class ComparePairsOperator(MigrationOperator):
     """Compares one share of the pairs worth comparing.
 
     Args:
-        partition: the share: label, share (from 0), of (how many there are), stands (nothing is to be compared).
+        partition: the share: label, share (from 0), of (how many there are), stands (nothing is to be compared),
+            plan_seconds.
     """
 
     template_fields = ("partition",)
@@ -131,10 +124,10 @@ class ComparePairsOperator(MigrationOperator):
         super().__init__(**kwargs)
         self.partition = partition
 
-    def step(self, run: Run) -> None:
-        """Stages the pairs of the share that are alike enough to be looked at."""
+    def step(self, run: Run) -> float:
+        """Stages the pairs of the share that are alike enough to be looked at; returns seconds."""
         if self.partition["stands"]:
-            return
+            return 0.0
         clock, staged = Clock(), StagedMatching(StagingHook(run.run_id), str(self.entity))
         plan, share = staged.plan(), (self.partition["share"], self.partition["of"])
         pairs = compare(staged.people(), plan.model.model, _settings(run), share=share, changed=plan.only)
@@ -143,6 +136,7 @@ class ComparePairsOperator(MigrationOperator):
             f"{self.entity}: share {self.partition['label']}, {pairs.num_rows:,} pairs alike,"
             f" {clock.seconds:.1f} s, {peak_memory_mb():.0f} MB"
         )
+        return clock.seconds
 
 
 class DeduplicateOperator(MigrationOperator):
@@ -150,13 +144,15 @@ class DeduplicateOperator(MigrationOperator):
 
     Args:
         shares: what the plan returned.
+        compared: seconds of each share.
     """
 
-    template_fields = ("shares",)
+    template_fields = ("shares", "compared")
 
-    def __init__(self, *, shares: Any, **kwargs: Any) -> None:
+    def __init__(self, *, shares: Any, compared: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shares = shares
+        self.compared = compared
 
     def step(self, run: Run) -> dict[str, int]:
         """Records survivors and pairs (a dry run lists them instead); returns counts of what was decided."""
@@ -178,7 +174,9 @@ class DeduplicateOperator(MigrationOperator):
             Decisions(target, run.run_id, name).record(
                 result.survivors,
                 _news(result.pairs, earlier, plan.only),
-                clock.ledger_row(run, entity=name, phase=self.phase, batch="all", fates=fates),
+                self._with_work(
+                    clock.ledger_row(run, entity=name, phase=self.phase, batch="all", fates=fates)
+                ),
                 dry_run=run.settings.dry_run,
                 compared=plan.only,
                 asked_again=again,
@@ -190,6 +188,11 @@ class DeduplicateOperator(MigrationOperator):
             f" {clock.seconds:.1f} s, {peak_memory_mb():.0f} MB"
         )
         return counts
+
+    def _with_work(self, row: LedgerRow) -> LedgerRow:
+        """The ledger's row with the time of all three steps: they are one batch."""
+        earlier = self.shares[0]["plan_seconds"] + sum(seconds or 0.0 for seconds in self.compared)
+        return replace(row, seconds=row.seconds + earlier)
 
     def _note(self, run: Run, notes: RunNotes, result: MatchResult, again: pa.Table) -> dict[str, int]:
         """Tell the report; a dry run lists ids and scores beside it, for nobody else keeps them."""

@@ -73,7 +73,9 @@ class Frail:
     """A server that a test may break, ended with the test process."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.server = stack.enter_context(EmbeddedPostgres(folder, settings=FAST_SETTINGS))
+        # What was committed must outlive a crash, as in Supabase.
+        settings = {**FAST_SETTINGS, "synchronous_commit": "on"}
+        self.server = stack.enter_context(EmbeddedPostgres(folder, settings=settings))
         self._stack = stack
         self._watch()
 
@@ -173,10 +175,12 @@ def wait_until(condition: Callable[[], object], run: Future[Outcome] | None = No
         time.sleep(POLL_SECONDS)
 
 
-def done(databases: Databases, phase: str) -> int:
+def done(databases: Databases, phase: str, which: str = "true") -> int:
     """Finished batches of a phase; none before the schema is deployed."""
     try:
-        query = f"SELECT count(*) FROM migration.batches WHERE phase = '{phase}' AND status = 'done'"
+        query = (
+            f"SELECT count(*) FROM migration.batches WHERE phase = '{phase}' AND status = 'done' AND {which}"
+        )
         return int(databases.read(query)[0][0])
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return 0
@@ -203,8 +207,9 @@ class TestServers:
             admin = frail.server.dsn(name)
             databases = replace(first.databases, target=frail.server.dsn(name, role="postgres"))
             with under_way(airflow, databases) as run:
-                wait_until(lambda: done(databases, "loading"), run)
-                # Only their merge touches the cases: the tables of tracking are analysed between batches, too.
+                # Behind the rows that are gone, for which every table is looked through.
+                wait_until(lambda: done(databases, "loading", "extracted > 0"), run)
+                # Only their merge touches the cases now: the tables of tracking are analysed between batches, too.
                 with held(admin, "public.cases IN SHARE ROW EXCLUSIVE MODE") as looking:
                     wait_until(lambda: merging(looking), run)
                     frail.restart()
