@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from include.core import jsontext
 from include.core.ids import target_ids
 from include.core.mapping import CodeMap, mapping_version
-from include.core.spec import Batch, Column, OnMissing, Reference, Rule
+from include.core.spec import Batch, Column, Merge, OnMissing, Reference, Rule
 
 # Deliberately loose: real addresses have apostrophes and plus signs that a strict pattern refuses
 # (docs/legacy-mdw.md section 1.2); what is no address at all has no @, a space, or no dot in the domain.
@@ -44,9 +44,9 @@ def identifier(entity: str, source: str) -> Rule:
     return lambda batch: target_ids(entity, batch.text(source))
 
 
-def refers(name: str, entity: str, source: str, on_missing: OnMissing) -> Column:
+def refers(name: str, entity: str, source: str, on_missing: OnMissing, merge: Merge = Merge.FILL) -> Column:
     """A foreign-key column."""
-    return Column(name, identifier(entity, source), Reference(entity, on_missing))
+    return Column(name, identifier(entity, source), Reference(entity, on_missing), merge=merge)
 
 
 def coded(source: str, codes: CodeMap, column: str) -> Rule:

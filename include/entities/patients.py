@@ -15,7 +15,6 @@ from include.core.rules import (
     constant,
     copy,
     email,
-    identifier,
     json_column,
     json_number,
     json_text,
@@ -70,12 +69,7 @@ ENTITY = Entity(
     ),
     columns=(
         Column("legacy_patient_id", copy("t.id")),
-        Column(
-            "profile_id",
-            identifier("profiles", "t.user_id"),
-            Reference("profiles", OnMissing.CLEAR),
-            merge=Merge.SURVIVOR,
-        ),
+        refers("profile_id", "profiles", "t.user_id", OnMissing.CLEAR, Merge.SURVIVOR),
         refers("practice_id", "practices", "t.office_id", OnMissing.CLEAR),
         refers("primary_doctor_id", "profiles", "t.doctor_id", OnMissing.CLEAR),
         Column("patient_number", numbered("P", "t.id", 6), merge=Merge.SURVIVOR),

@@ -8,13 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.core.ids import target_ids
+from include.matching import settings
 from plugins.hooks.target import Target
 from plugins.hooks.tracking import LedgerRow
 
-COMPARED = [
-    *("legacy_id", "first_name", "last_name", "date_of_birth", "gender", "email", "suffix", "practice_id"),
-    *("primary_doctor_id", "updated_at"),
-]
+COMPARED = list(settings.COMPARED)
 """Columns that are compared, as text."""
 
 

@@ -67,8 +67,7 @@ class Run:
         dag_run = context["dag_run"]
         kind = "incremental" if "incremental" in ti.dag_id else "full"
         known = params(ENTITIES, kind=kind, environment={})
-        # Unknown keys of the trigger's conf never reach context["params"]: look at both.
-        values = {**context["params"], **(dag_run.conf or {})}
+        values = given(context)
         return cls(
             run_id=dag_run.run_id,
             dag_id=ti.dag_id,
@@ -108,6 +107,17 @@ class Run:
             for task, state in found.get(self.run_id, {}).items()
         }
         return {step: of_run[step] for step in steps if step in of_run} if steps else of_run
+
+
+def given(context: Context) -> dict[str, Any]:
+    """What a run was triggered with; unknown keys of the trigger's conf never reach ``context["params"]``."""
+    return {**context["params"], **(context["dag_run"].conf or {})}
+
+
+def log_guidance(phase: str, task_id: str, error: MigrationError) -> None:
+    """What to do, line by line, so that whoever follows the progress lines sees it too."""
+    for line in (f"{task_id} failed", *str(error).splitlines()):
+        LOG.error("[migration] %-16s %s", phase, line)
 
 
 class TransientOnly(RetryPolicy):
@@ -204,9 +214,7 @@ class MigrationOperator(BaseOperator):
             LOG.setLevel(run.settings.log_level)
             return self._tracked_step(run) if self.tracked else self.step(run)
         except MigrationError as error:
-            # What to do, line by line, so that whoever follows the progress lines sees it too.
-            for line in (f"{self.task_id} failed", *str(error).splitlines()):
-                LOG.error("[migration] %-16s %s", self.phase, line)  # noqa: TRY400 - no trace wanted
+            log_guidance(self.phase, self.task_id, error)
             raise
 
     def _tracked_step(self, run: Run) -> Any:

@@ -13,7 +13,7 @@ from include.entities import ENTITIES
 from plugins.hooks.merging import unmerge_rows
 from plugins.hooks.target import open_target
 from plugins.hooks.target_schema import verify_schema
-from plugins.operators.step import LOG
+from plugins.operators.step import LOG, given, log_guidance
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -81,8 +81,7 @@ class Request:
             MigrationError: PARAM_UNKNOWN or PARAM_INVALID; it names the parameter, never what it holds.
         """
         known = form()
-        # Unknown keys of the trigger's conf never reach context["params"]: look at both.
-        values: dict[str, Any] = {**context["params"], **(context["dag_run"].conf or {})}
+        values = given(context)
         if unknown := sorted(set(values) - set(known)):
             raise MigrationError("PARAM_UNKNOWN", f"Unknown: {unknown}; known are {sorted(known)}.")
         return cls(**{name: _checked(name, param, values.get(name)) for name, param in known.items()})
@@ -103,8 +102,7 @@ class UndoMergeOperator(BaseOperator):
         try:
             return self._undo(Request.of(context))
         except MigrationError as error:
-            for line in (f"{self.task_id} failed", *str(error).splitlines()):
-                LOG.error("[migration] %-16s %s", self.task_id, line)
+            log_guidance(self.task_id, self.task_id, error)
             raise
 
     def _undo(self, request: Request) -> dict[str, int]:
