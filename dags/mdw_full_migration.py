@@ -18,13 +18,18 @@ again is harmless: rows that did not change are not written.
 `python -m local.schema` and the Supabase CLI). Files go through `supabase` either way. The
 first run should be a dry run (the default): it predicts every count and writes nothing to the business tables.
 
-**Params.** `dry_run`, `entities`, `enable_ai`, `batch_size`, `max_retries`, `max_rejected`, `max_deleted`,
-`merge_at`, `review_at`, `match_shares`, `fail_fast`, `keep_staging`, `log_level`, `load_via`, `copy_files`; the form
-describes each. Unknown keys are refused.
+**Params.** `dry_run`, `entities`, `enable_ai`, `ai_entities`, `ai_budget`, `ai_batch_api`, `embed_clinical_text`,
+`batch_size`, `max_retries`, `max_rejected`, `max_deleted`, `merge_at`, `review_at`, `match_shares`, `fail_fast`,
+`keep_staging`, `log_level`, `load_via`, `copy_files`; the form describes each. Unknown keys are refused.
 
 **Duplicates.** Patients that are one person with a probability of `merge_at` or more are merged, those from `review_at`
 on wait for a person: docs/reviewing-duplicates.md says how to decide, and how to undo a merge. A dry run lists both
 beside its report, without names.
+
+**Embeddings.** `ai_enhancement.<entity>_plan` says how many texts, tokens and dollars are to be sent before anything
+is; so does a dry run. Texts that the provider refuses do not stop the others: they are in
+`migration.embedding_quarantine`, and a run with `redrive` (incremental) tries them again. With `ai_batch_api` the
+tasks wait as *deferred* for hours, without a worker. docs/embeddings.md tells more.
 
 **When a task is red.**
 
@@ -35,7 +40,8 @@ beside its report, without names.
 * `loading.*`: one batch was rolled back whole, all others stand.
 * `loading.phase_2a_files.*`: the place of the files or Supabase Storage failed; rows and what was copied stand. A file
   that is missing or broken is a finding of its project and makes nothing red.
-* `ai_enhancement.*`: the embedding provider failed; loaded rows and stored vectors stand.
+* `ai_enhancement.*`: the embedding provider failed, or `ai_budget` is reached; loaded rows and stored vectors stand,
+  and what was answered is never paid for again. After `[EMBEDDING_BUDGET]` trigger a new run with a higher budget.
 * `validation.*`: the target is not what the source demands. Open the report: each failed check has sample keys.
 * `completion.close`: all is loaded and checked; only the report or the record of success is missing.
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from include.core.errors import REGISTRY, Category, ErrorKind
 from include.core.findings import FINDINGS
-from include.core.spec import Batch, Column, Entity
+from include.core.spec import Batch, Column, Embeddings, Entity
+from include.embedding.documents import columns_sent
 from include.entities import ENTITIES
 from local.environment import PROJECT
 
@@ -150,9 +151,22 @@ def _entity(entity: Entity) -> str:
     header = _table(["Target column", "From", "Reference", "Enum", "Health", "May note"], []).rstrip()
     embedded = ""
     if entity.embeddings is not None:
-        names = ", ".join(f"`{column.column_sql}`" for column in entity.embeddings.document.columns)
-        embedded = f"\nEmbedded text (`{entity.embeddings.table}`): {names}.\n"
+        embedded = _embedded(entity.embeddings)
     return f"## {entity.name}\n\n{documentation}\n\n{_reads(entity)}\n{header}\n{rules}\n{embedded}"
+
+
+def _embedded(embeddings: Embeddings) -> str:
+    """What an embedded text tells of."""
+    document = embeddings.document
+    names = [f"`{name}`" for name in columns_sent(document, free_text=True)]
+    structured = len(document.columns)
+    free_text = names[structured:]
+    lines = [f"Embedded text (`{embeddings.table}`): {', '.join(names[:structured])}."]
+    if free_text:
+        lines.append(f"With `embed_clinical_text`, redacted: {', '.join(free_text)}.")
+    if not embeddings.default:
+        lines.append("Only where `ai_entities` names it.")
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def _reads(entity: Entity) -> str:

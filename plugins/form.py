@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from include.core.settings import fits, params
-from include.entities import ENTITIES
+from include.entities import EMBEDDED, ENTITIES
 
 
 def form(kind: str) -> dict[str, Param]:
@@ -18,7 +18,7 @@ def form(kind: str) -> dict[str, Param]:
         kind: full or incremental.
     """
     fields: dict[str, Param] = {}
-    for param in params(ENTITIES, kind=kind, environment=os.environ):
+    for param in params(ENTITIES, kind=kind, environment=os.environ, embedded=EMBEDDED):
         limits: dict[str, Any] = {"minimum": param.minimum, "maximum": param.maximum}
         schema = {key: value for key, value in limits.items() if value is not None}
         if param.kind == "array":

@@ -6,6 +6,7 @@ transformed. Within loading, parents come before children.
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -29,6 +30,7 @@ from plugins.operators.files import (
     PlanFilesOperator,
 )
 from plugins.operators.load import LoadOperator, ReferencesOperator
+from plugins.operators.plan_embeddings import PlanEmbeddingsOperator
 from plugins.operators.preflight import (
     CheckSettingsOperator,
     CheckSourceOperator,
@@ -42,6 +44,8 @@ from plugins.operators.step import MigrationOperator
 from plugins.operators.transform import TransformOperator
 from plugins.operators.validate import CountsOperator, IntegrityOperator, KeySetsOperator
 
+_POOL = "MIGRATION_EMBEDDING_POOL"
+"""Names the Airflow pool of the tasks that send texts; it must exist, for a task of a pool that does not never runs."""
 _LABEL = "{{ task.partition['label'] }}"
 Mapped = dict[str, Any]
 """Entity → its mapped task."""
@@ -59,7 +63,7 @@ def migration() -> None:
         transforming,
         deduplication(transformed),
         loading_group,
-        ai_enhancement(plans, loading_group),
+        ai_enhancement(transformed, loading_group),
         validation(),
         completion(first, loading_group),
     )
@@ -182,8 +186,8 @@ def _load(entity: Entity, transformed: Mapped, *, merged_rows: bool = False) -> 
     return _mapped(LoadOperator, entity.name, transformed, task_id=task_id, merged_rows=merged_rows)
 
 
-def ai_enhancement(plans: Mapped, loading: TaskGroup) -> TaskGroup:
-    """Documents into vectors, then the search index.
+def ai_enhancement(transformed: Mapped, loading: TaskGroup) -> TaskGroup:
+    """Which documents lack a vector, at what price; their texts into vectors; then the search index.
 
     Waits for every single load: behind those without partitions, which are skipped at once and wait for
     nobody, a barrier of last tasks would stand open.
@@ -191,8 +195,19 @@ def ai_enhancement(plans: Mapped, loading: TaskGroup) -> TaskGroup:
     with TaskGroup("ai_enhancement", tooltip="Embeddings of non-identifying documents") as group:
         for entity in ENTITIES.values():
             if entity.embeddings is not None:
-                embed = _mapped(EmbedOperator, entity.name, plans)
-                embed.set_upstream(list(loading.iter_tasks()))
+                read = [entity.name, *entity.embeddings.document.columns_read()]
+                plan = PlanEmbeddingsOperator(
+                    task_id=f"{entity.name}_plan",
+                    entity=entity.name,
+                    staged={name: transformed[name].output for name in dict.fromkeys(read)},
+                )
+                plan.set_upstream(list(loading.iter_tasks()))
+                embed = _mapped(
+                    EmbedOperator,
+                    entity.name,
+                    {entity.name: plan},
+                    pool=os.environ.get(_POOL) or "default_pool",
+                )
                 embed >> BuildIndexOperator(task_id=f"{entity.name}_index", entity=entity.name)
     return group
 

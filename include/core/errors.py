@@ -388,6 +388,13 @@ def _of_services() -> Iterable[ErrorKind]:
         "Raise the quota or wait for its renewal, then clear the failed task: nothing is paid for twice.",
     )
     yield ErrorKind(
+        "EMBEDDING_BUDGET",
+        config,
+        "The next request to the embedding provider would exceed ai_budget. What was embedded stays.",
+        "Raise ai_budget and trigger a new run, which sends what is left; or leave it: rows without a vector are only "
+        "not found by searches.",
+    )
+    yield ErrorKind(
         "EMBEDDING_BUSY",
         api,
         "The embedding provider limits the rate, is overloaded or did not answer.",
@@ -395,10 +402,46 @@ def _of_services() -> Iterable[ErrorKind]:
         transient=True,
     )
     yield ErrorKind(
+        "EMBEDDING_MODEL_UNKNOWN",
+        config,
+        "The embedding provider does not know the model, refuses one of its settings, or has no embeddings at this "
+        "address.",
+        "Correct model, dimensions or base_url in connection `openai_default` (or MIGRATION_EMBEDDING_MODEL, "
+        "MIGRATION_EMBEDDING_DIMENSIONS, OPENAI_BASE_URL), then trigger a new run.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_PRICE_UNKNOWN",
+        config,
+        "Nobody knows what the embedding model costs, so ai_budget could not be kept.",
+        "Give price_per_million_tokens (US dollars; 0 for a server of your own) in the extra of connection "
+        "`openai_default`, then trigger a new run.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_BATCH_FAILED",
+        api,
+        "The Batch API did not do a job: it refused it as a whole, or somebody cancelled it.",
+        "Look the job up in the provider's dashboard. Clear the failed task to submit it again, or trigger a new run "
+        "with ai_batch_api off.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_UNTRUSTED",
+        connection,
+        "The certificate of the embedding provider's address is not trusted by this machine, so nothing was sent.",
+        "Add the authority that signed it (a proxy's, in many companies) to the operating system's certificate store "
+        "of every worker, then clear the failed task.",
+    )
+    yield ErrorKind(
         "EMBEDDING_REFUSED",
         api,
-        "The embedding provider refused the request (unknown model, malformed request).",
-        "Check the model's name and the provider's message code, then clear the failed task.",
+        "The embedding provider refused the request.",
+        "Single texts that are refused are set aside and the rest goes on, so this is about all texts: look up the "
+        "provider's code in the message, check model, dimensions and its limits on a request, then clear the task.",
+    )
+    yield ErrorKind(
+        "EMBEDDING_BATCH_UNSUPPORTED",
+        config,
+        "The embedding provider has no Batch API at this address.",
+        "Switch ai_batch_api off and trigger again: the texts are then sent directly.",
     )
     yield ErrorKind(
         "EMBEDDING_WRONG_ANSWER",
@@ -406,6 +449,19 @@ def _of_services() -> Iterable[ErrorKind]:
         "The provider's answer does not hold one finite vector of the right size per text; nothing was stored.",
         "Clear the failed task; if it happens again, check the model and its number of dimensions.",
         transient=True,
+    )
+    yield ErrorKind(
+        "SEARCH_NOTHING_STORED",
+        config,
+        "There is nothing to search: no row of the entity has a vector.",
+        "Trigger a run that is no dry run, with enable_ai on and the entity among ai_entities, then search again.",
+    )
+    yield ErrorKind(
+        "SEARCH_OTHER_MODEL",
+        config,
+        "The vectors in the target are of another model than the provider here makes, so nothing near means anything.",
+        "Set the provider, model and dimensions that the message says the vectors have (MIGRATION_EMBEDDING_PROVIDER, "
+        "MIGRATION_EMBEDDING_MODEL, MIGRATION_EMBEDDING_DIMENSIONS), or trigger a run, which embeds with those set now.",
     )
 
     yield ErrorKind(

@@ -56,6 +56,13 @@ _KINDS = (
         "The rules changed from {before} to {after}: rows made by the older ones were transformed anew.",
     ),
     NoteKind(
+        "embedding_over_budget",
+        "warn",
+        "Embedding {entity} was estimated at {cost} US dollars, more than the ai_budget of {budget}: it stops before"
+        " that is exceeded. What is embedded by then stays.",
+        subject="entity",
+    ),
+    NoteKind(
         "without_row_versions",
         "warn",
         "{table} is a view or foreign table, whose rows carry no version: changes in it were looked for in"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from include.core import report_ai
 from include.core.notes import Note
 
 FATES = ("inserted", "updated", "unchanged", "merged", "rejected", "skipped")
@@ -37,6 +38,7 @@ def build(
     now: datetime,
     notes: Sequence[Note] = (),
     source_rows: Mapping[str, int] | None = None,
+    embeddings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put the report together.
 
@@ -45,6 +47,7 @@ def build(
         order: entities, parents first.
         now: when the report is made.
         source_rows: entity to the rows the source has; an incremental run reads a part of them.
+        embeddings: see :func:`report_ai.embeddings`.
     """
     loaded = {batch["entity"] for batch in batches if batch["phase"] == "loading"}
     entities = [_entity(name, batches, source_rows or {}) for name in order if name in loaded]
@@ -69,6 +72,9 @@ def build(
             "not_passed": [dict(c) for c in checks if not c["passed"]],
         },
         "findings": [dict(zip(("entity", "kind", "code", "rows"), row, strict=True)) for row in findings],
+        "embeddings": report_ai.embeddings(
+            embeddings or {}, run["parameters"].get("ai_budget") if run else None
+        ),
         "parameters": run["parameters"] if run else {},
         "versions": {"mapping": run["mapping_version"], "code": run["code_version"]} if run else {},
     }
@@ -172,6 +178,9 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"check {check['name']} of {check['entity']} ({check['severity']}): expected {check['expected']},"
             f" found {check['found']}, e.g. {', '.join(check['sample_keys']) or 'none'}"
         )
+    if report["embeddings"]["entities"]:
+        lines += ["", *_table(report_ai.COLUMNS, report["embeddings"]["entities"]), report_ai.spent(report)]
+    lines += ["", report_ai.what_left(report)]
     if report["failed_tasks"]:
         lines += ["", f"failed tasks: {', '.join(report['failed_tasks'])}"]
     return "\n".join([*lines, "", *(f"next: {step}" for step in report["next_steps"]), ""])
@@ -229,6 +238,8 @@ def as_html(report: Mapping[str, Any]) -> str:
             report["checks"]["not_passed"],
         ),
         _html_table("Quarantine and findings", ("entity", "kind", "code", "rows"), report["findings"]),
+        _html_table("Embeddings", report_ai.COLUMNS, report["embeddings"]["entities"]),
+        f"<p>{html.escape(' '.join(filter(None, (report_ai.spent(report), report_ai.what_left(report)))))}</p>",
         _html_table("Parameters", ("name", "value"), _pairs(report["parameters"])),
         _html_table("Versions", ("name", "value"), _pairs(report["versions"])),
     ]

@@ -53,6 +53,10 @@ class Settings:
     log_level: str
     load_via: str
     copy_files: bool = True
+    ai_entities: tuple[str, ...] = ()
+    ai_budget: float = 0.0
+    ai_batch_api: bool = False
+    embed_clinical_text: bool = False
     allow_initial_full: bool = False
     redrive: bool = False
 
@@ -61,11 +65,18 @@ class Settings:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def params(entities: Collection[str], *, kind: str, environment: Mapping[str, str]) -> list[Param]:
+def params(
+    entities: Collection[str],
+    *,
+    kind: str,
+    environment: Mapping[str, str],
+    embedded: Mapping[str, bool] | None = None,
+) -> list[Param]:
     """Every parameter with its default.
 
     Args:
         entities: names that may be chosen.
+        embedded: of them, those that have documents, and whether they are embedded unless told otherwise.
         kind: full, which is a dry run unless told otherwise, or incremental, which runs every night.
         environment: overrides defaults by name of variable.
     """
@@ -92,6 +103,7 @@ def params(entities: Collection[str], *, kind: str, environment: Mapping[str, st
             "AI enhancement",
             "Embed documents of projects, cases and workflow tasks. Off: no provider is needed or touched.",
         ),
+        *_ai_params(embedded or {}),
         Param(
             "copy_files",
             "boolean",
@@ -207,6 +219,45 @@ def params(entities: Collection[str], *, kind: str, environment: Mapping[str, st
     return [_with_default(param, environment) for param in declared]
 
 
+def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
+    return [
+        Param(
+            "ai_entities",
+            "array",
+            [name for name, by_default in embedded.items() if by_default],
+            "Embedded entities",
+            "Whose documents are embedded, of the entities that the run migrates.",
+            choices=tuple(embedded),
+        ),
+        Param(
+            "ai_budget",
+            "number",
+            10,
+            "AI budget",
+            "Most that the embeddings of one run may cost, in US dollars. The run stops before it is exceeded; what was"
+            " embedded stays, and a later run goes on from there.",
+            variable="MIGRATION_AI_BUDGET",
+            minimum=0,
+            maximum=100_000,
+        ),
+        Param(
+            "ai_batch_api",
+            "boolean",
+            False,
+            "Batch API",
+            "Embed through OpenAI's Batch API: half the price, an answer within 24 hours. For big first loads.",
+        ),
+        Param(
+            "embed_clinical_text",
+            "boolean",
+            False,
+            "Embed clinical text",
+            "Let clinical notes of cases into the embedded documents. Known names, e-mails, dates and numbers are"
+            " removed first; what the database does not know may remain. With OpenAI it leaves your network.",
+        ),
+    ]
+
+
 def _incremental_params() -> list[Param]:
     return [
         Param(
@@ -237,7 +288,7 @@ def check(values: Mapping[str, Any], known: Collection[Param]) -> Settings:
     if unknown:
         raise MigrationError("PARAM_UNKNOWN", f"Unknown: {unknown}; known are {sorted(by_name)}.")
     checked = {name: _checked(param, values.get(name, param.default)) for name, param in by_name.items()}
-    checked["entities"] = tuple(checked["entities"])
+    checked |= {name: tuple(value) for name, value in checked.items() if isinstance(value, list)}
     if checked["review_at"] > checked["merge_at"]:
         raise MigrationError("PARAM_INVALID", "review_at must not be above merge_at.", param="review_at")
     return Settings(**checked)
@@ -305,6 +356,8 @@ def _with_default(param: Param, environment: Mapping[str, str]) -> Param:
     default: Any = text
     if param.kind == "integer" and re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
         default = int(text)
+    if param.kind == "number" and re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,12})?", text.strip()):
+        default = float(text)
     if param.name == "log_level":
         default = text.strip().upper()
     return Param(**{**{f.name: getattr(param, f.name) for f in fields(param)}, "default": default})

@@ -216,11 +216,13 @@ class Embeddings:
     Attributes:
         table: the embedding table in schema public.
         owner: its column that refers to the entity.
+        default: whether they are embedded unless a run says which entities are.
     """
 
     table: str
     owner: str
     document: DocumentSpec
+    default: bool = True
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ class Entity:
         if self.shape is not None and self.source.group_by is None:
             raise ValueError(f"{self.name}: rows that are shaped need a group that stays in one batch")
         if self.embeddings is not None:
-            refuse_health_columns(self.embeddings.document, self.health_columns)
+            refuse_health_columns(self.embeddings.document, {self.name: self.health_columns})
 
     @property
     def references(self) -> dict[str, Reference]:

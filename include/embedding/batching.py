@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-TokenCounter = Callable[[str], int]
-
-_CHEAP_BYTES = (string.ascii_letters + " ").encode()
-_LETTERS_PER_TOKEN = 4
+from include.embedding.tokens import TokenCounter, estimate_tokens
 
 
-def estimate_tokens(text: str) -> int:
-    """Estimate a text's tokens without a vocabulary, on the safe side.
+def plan_batches(sizes: Sequence[int], max_inputs: int, max_tokens: int) -> list[range]:
+    """Cut texts into consecutive batches that keep both limits.
 
-    The rule: an ASCII letter or space counts a quarter of a token, every other byte of the UTF-8 form
-    (digits, punctuation, other scripts) a whole one, plus one for the text. A byte-level vocabulary
-    never needs more than one token a byte, and English prose takes one per four letters, so only
-    unusual runs of letters are underestimated; other scripts are overestimated two- to fourfold, which
-    costs smaller requests and nothing else. The result is never below the bytes/4 that the OpenAI API
-    also counts.
-    """
-    raw = text.encode()
-    dear = len(raw.translate(None, _CHEAP_BYTES))
-    return dear + -(-(len(raw) - dear) // _LETTERS_PER_TOKEN) + 1
-
-
-def plan_batches(
-    texts: Sequence[str],
-    max_inputs: int,
-    max_tokens: int,
-    count_tokens: TokenCounter = estimate_tokens,
-) -> list[range]:
-    """Cut the texts into consecutive batches that keep both limits.
+    Args:
+        sizes: what each text takes of ``max_tokens``.
+        max_inputs: most texts in a batch.
+        max_tokens: most tokens in a batch.
 
     Returns:
         Non-empty ranges of positions: in order, disjoint, and together every position once.
@@ -45,16 +26,15 @@ def plan_batches(
         raise ValueError("a batch must be allowed at least one text and one token")
     batches: list[range] = []
     first, tokens = 0, 0
-    for position, text in enumerate(texts):
-        size = count_tokens(text)
+    for position, size in enumerate(sizes):
         if size > max_tokens:
             raise ValueError(f"the text at position {position} alone has more than {max_tokens} tokens")
         if position > first and (position - first == max_inputs or tokens + size > max_tokens):
             batches.append(range(first, position))
             first, tokens = position, 0
         tokens += size
-    if first < len(texts):
-        batches.append(range(first, len(texts)))
+    if first < len(sizes):
+        batches.append(range(first, len(sizes)))
     return batches
 
 
@@ -72,7 +52,7 @@ def cut_texts(
     """Shorten every text that has more than ``max_tokens`` to its beginning.
 
     The rule: the longest beginning that fits, taken back to the last space in its second half so that
-    no word is split. ``count_tokens`` must not fall as a text grows.
+    no word is split. Texts of fewer bytes than ``max_tokens`` are not counted at all.
 
     Raises:
         ValueError: not even the first character of a text fits.
@@ -80,7 +60,7 @@ def cut_texts(
     kept: list[str] = []
     shortened: list[int] = []
     for position, text in enumerate(texts):
-        if count_tokens(text) <= max_tokens:
+        if len(text.encode()) < max_tokens or count_tokens(text) <= max_tokens:
             kept.append(text)
             continue
         beginning = _longest_beginning(text, max_tokens, count_tokens)
@@ -92,13 +72,23 @@ def cut_texts(
 
 
 def _longest_beginning(text: str, max_tokens: int, count_tokens: TokenCounter) -> str:
-    fits, too_long = 0, len(text)
+    """By doubling, then halving, so that no more than about twice the result is ever counted."""
+    fits, too_long = 0, max_tokens
+    while too_long < len(text) and count_tokens(text[:too_long]) <= max_tokens:
+        fits, too_long = too_long, 2 * too_long
+    too_long = min(too_long, len(text))
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
         if count_tokens(text[:middle]) <= max_tokens:
             fits = middle
         else:
             too_long = middle
-    beginning = text[:fits]
+    return _whole_words(text[:fits], max_tokens, count_tokens)
+
+
+def _whole_words(beginning: str, max_tokens: int, count_tokens: TokenCounter) -> str:
     space = beginning.rfind(" ")
-    return beginning[:space] if space > fits // 2 else beginning
+    if space <= len(beginning) // 2:
+        return beginning
+    # A vocabulary may need more tokens for less text.
+    return beginning[:space] if count_tokens(beginning[:space]) <= max_tokens else beginning

@@ -20,8 +20,9 @@ from include.core.rules import (
     refers,
 )
 from include.core.spec import Column, Embeddings, Entity, Expression, Kind, OnMissing, Rule, Source, Table
-from include.embedding.documents import DocumentColumn, DocumentSpec
-from include.embedding.documents import Kind as Words
+from include.embedding.documents import DocumentSpec, FreeText, Person
+from include.embedding.sentences import DocumentColumn
+from include.embedding.sentences import Kind as Words
 
 _JAW_COLUMNS = {
     "id": Kind.INTEGER,
@@ -44,6 +45,13 @@ def _jaw(side: str, alias: str) -> tuple[Expression, Rule]:
     )
     return jaw, json_raw(jaw.name)
 
+
+_PATIENT = Person(
+    "patients",
+    "patient_id",
+    ("first_name", "last_name", "email", "date_of_birth"),
+    merged_by="merged_into",
+)
 
 _UPPER, _upper = _jaw("upper", "ju")
 _LOWER, _lower = _jaw("lower", "jl")
@@ -153,10 +161,7 @@ ENTITY = Entity(
         owner="case_id",
         document=DocumentSpec(
             entity="cases",
-            table="public.cases",
-            id_column="t.id",
             content_type="case_summary",
-            joins="t",
             columns=(
                 DocumentColumn("t.title", "Order", Words.TEXT),
                 DocumentColumn("t.case_type", "Case type"),
@@ -166,6 +171,22 @@ ENTITY = Entity(
                 ),
                 DocumentColumn("t.submitted_at", "Submitted in", Words.MONTH),
                 DocumentColumn("t.is_deleted", "Deleted", Words.FLAG),
+            ),
+            free_text=(
+                FreeText("t.clinical", "Notes:", "notes"),
+                FreeText("t.clinical", "Conditions:", "conditions"),
+                FreeText("t.clinical", "Complaint:", "complaint"),
+                FreeText("t.clinical", "Objective:", "objective"),
+            ),
+            people=(
+                _PATIENT,
+                # Their account. Its names and e-mail are those above.
+                Person("profiles", "profile_id", ("username",), of=_PATIENT),
+                Person(
+                    "profiles",
+                    "assigned_practitioner_id",
+                    ("first_name", "last_name", "email", "username"),
+                ),
             ),
         ),
     ),

@@ -25,7 +25,10 @@ from include.core.rules import (
     raw_json,
     refers,
 )
-from include.core.spec import Column, Entity, Kind, Merge, OnMissing, Reference, Source, Table
+from include.core.spec import Column, Embeddings, Entity, Kind, Merge, OnMissing, Reference, Source, Table
+from include.embedding.documents import DocumentSpec
+from include.embedding.sentences import DocumentColumn
+from include.embedding.sentences import Kind as Words
 
 _EMAIL = email("u.email", "email")
 
@@ -98,4 +101,20 @@ ENTITY = Entity(
         ),
     ),
     deduplicate=True,
+    embeddings=Embeddings(
+        table="patient_embeddings",
+        owner="patient_id",
+        # What may be told of a patient says little; who wants it asks for it.
+        default=False,
+        document=DocumentSpec(
+            entity="patients",
+            content_type="notes",
+            columns=(
+                DocumentColumn("t.status_code", "Patient with status"),
+                DocumentColumn("t.submitted_at", "Submitted in", Words.MONTH),
+                DocumentColumn("t.archived", "Archived", Words.FLAG),
+                DocumentColumn("t.suspended", "Suspended", Words.FLAG),
+            ),
+        ),
+    ),
 )

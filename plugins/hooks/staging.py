@@ -18,6 +18,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from include.core.errors import MigrationError
 
 _PRIVATE = 0o700
+_SUFFIX = ".parquet"
 # The disk, the account's share of it, or the longest file allowed.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,12 +63,11 @@ def run_folder(run_id: str) -> str:
     return f"{readable}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
 
 
-class StagingHook(BaseHook):
-    """Reads and writes the staged tables of one run: ``<kind>/<entity>/<batch>.parquet``."""
+class StagedFolder:
+    """Tables as files below a root: ``<kind>/<entity>/<name>.parquet``."""
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__()
-        self._root = staging_root() / run_folder(run_id)
+    def __init__(self, root: ObjectStoragePath) -> None:
+        self._root = root
 
     def write(self, kind: str, entity: str, batch: str, table: pa.Table) -> None:
         """Store a table, replacing an earlier attempt's.
@@ -76,16 +76,21 @@ class StagingHook(BaseHook):
             MigrationError: STORAGE_FULL or STORAGE_UNWRITABLE; nothing half-written stays.
         """
         folder = self._root / kind / entity
-        path = folder / f"{batch}.parquet"
+        local = self._root.protocol in ("file", "")
+        # What is found here is whole: an object appears when it is complete, a file when it is renamed.
+        path = folder / f"{batch}{_SUFFIX}"
+        written = folder / f"{batch}.part" if local else path
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if self._root.protocol in ("file", ""):
+            if local:
                 Path(self._root.path).chmod(_PRIVATE)
-            with path.open("wb") as sink:
+            with written.open("wb") as sink:
                 pq.write_table(table, sink, compression="zstd")
+            if local:
+                Path(written.path).replace(path.path)
         except OSError as error:
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                written.unlink(missing_ok=True)
             code = "STORAGE_FULL" if error.errno in _FULL else "STORAGE_UNWRITABLE"
             raise MigrationError(
                 code, f"{type(error).__name__}.", kind=kind, entity=entity, batch=batch
@@ -98,10 +103,28 @@ class StagingHook(BaseHook):
             MigrationError: STAGING_MISSING.
         """
         try:
-            with (self._root / kind / entity / f"{batch}.parquet").open("rb") as source:
+            with (self._root / kind / entity / f"{batch}{_SUFFIX}").open("rb") as source:
                 return pq.read_table(source, columns=columns)
         except FileNotFoundError:
             raise MigrationError("STAGING_MISSING", "", kind=kind, entity=entity, batch=batch) from None
+
+    def names(self, kind: str, entity: str) -> list[str]:
+        """Of the tables that are staged, in order."""
+        folder = self._root / kind / entity
+        files = [file.name for file in folder.iterdir()] if folder.exists() else []
+        return sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX))
+
+    def drop(self, kind: str, entity: str, batch: str) -> None:
+        """Remove a table, if it is there."""
+        (self._root / kind / entity / f"{batch}{_SUFFIX}").unlink(missing_ok=True)
+
+
+class StagingHook(StagedFolder, BaseHook):
+    """Reads and writes the staged tables of one run."""
+
+    def __init__(self, run_id: str) -> None:
+        BaseHook.__init__(self)
+        StagedFolder.__init__(self, staging_root() / run_folder(run_id))
 
     def keys(self, entity: str, batches: Iterable[str]) -> Iterator[pa.Array]:
         """Legacy ids of all rows that were transformed, clean or rejected."""
@@ -110,12 +133,16 @@ class StagingHook(BaseHook):
                 yield self.read(kind, entity, batch, ["legacy_id"]).column(0).combine_chunks()
 
     def planned_keys(self, entity: str) -> Iterator[pa.Array]:
-        """Legacy ids of all rows that the source had when the run was planned."""
-        folder = self._root / "keys" / entity
-        for name in sorted(path.name for path in folder.iterdir()):
-            yield (
-                self.read("keys", entity, name.removesuffix(".parquet")).column("legacy_id").combine_chunks()
-            )
+        """Legacy ids of all rows that the source had when the run was planned.
+
+        Raises:
+            MigrationError: STAGING_MISSING.
+        """
+        names = self.names("keys", entity)
+        if not names:
+            raise MigrationError("STAGING_MISSING", "", kind="keys", entity=entity)
+        for name in names:
+            yield self.read("keys", entity, name).column("legacy_id").combine_chunks()
 
     def remove(self) -> None:
         """Delete everything this run staged."""

@@ -27,7 +27,7 @@ class Rows:
     """Rows on their way into a function, read once.
 
     Attributes:
-        schema: string columns; a column of float32 lists arrives as ``real[]``.
+        schema: string columns; a column of fixed-size lists of float32 arrives as ``vector``.
         tables: any number of tables with that schema.
     """
 
@@ -42,7 +42,11 @@ class Rows:
     @property
     def types(self) -> list[str]:
         """The PostgreSQL type of each column."""
-        return ["real[]" if pa.types.is_list(field.type) else "text" for field in self.schema]
+        return [_type(field.type) for field in self.schema]
+
+
+def _type(column: pa.DataType) -> str:
+    return f"vector({column.list_size})" if pa.types.is_fixed_size_list(column) else "text"
 
 
 class Target(Protocol):

@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
+from include.core.copybinary import HEADER, TRAILER, format_binary
 from include.core.copytext import format_rows, parse_rows
 from plugins.hooks.connect import TARGET, connect, in_the_clear, translated
 from plugins.hooks.target import Rows, Target
@@ -105,23 +106,26 @@ class PostgresTarget:
     def _copy_in(self, name: str, rows: Rows) -> None:
         execute = self._connection.execute
         execute("SELECT migration.open_incoming(%s, %s, %s)", [name, rows.schema.names, rows.types])
-        binary = "real[]" in rows.types
+        binary = rows.types != ["text"] * len(rows.types)
         statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT {})").format(
             sql.Identifier("pg_temp", f"incoming_{name}"),
             sql.SQL(", ").join(map(sql.Identifier, rows.schema.names)),
             sql.SQL("binary" if binary else "csv"),
         )
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            if binary:
-                copy.set_types(["float4[]" if kind == "real[]" else kind for kind in rows.types])
-            for table in rows.tables:
-                if not table.num_rows:
-                    continue
-                if binary:
-                    for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                        copy.write_row(row)
-                else:
-                    copy.write(format_rows(table))
+            for part in _binary(rows) if binary else _csv(rows):
+                copy.write(part)
+
+
+def _csv(rows: Rows) -> Iterator[bytes]:
+    return (format_rows(table) for table in rows.tables if table.num_rows)
+
+
+def _binary(rows: Rows) -> Iterator[bytes]:
+    yield HEADER
+    for table in rows.tables:
+        yield from format_binary(table)
+    yield TRAILER
 
 
 def _select(function: str, arguments: Mapping[str, Any]) -> sql.Composed:

@@ -147,12 +147,13 @@ def _as_texts(table: pa.Table) -> pa.Table:
 
 
 def _texts(column: pa.Array) -> pa.Array:
-    """A column as it is; float32 lists as array literals, the shortest that give back every bit."""
-    if not pa.types.is_list(column.type):
+    """A column as it is; vectors as their literals, of the shortest numbers that give back every bit."""
+    if not pa.types.is_fixed_size_list(column.type):
         return column
-    numbers = pc.cast(column.values, pa.string())
-    members = pc.binary_join(pa.ListArray.from_arrays(column.offsets, numbers, mask=column.is_null()), ",")
-    return pc.binary_join_element_wise("{", members, "}", "")
+    numbers = pc.cast(column.flatten(), pa.string())
+    offsets = pa.array(range(0, len(numbers) + 1, column.type.list_size), pa.int32())
+    members = pc.binary_join(pa.ListArray.from_arrays(offsets, numbers), ",")
+    return pc.binary_join_element_wise("[", members, "]", "")
 
 
 def _is_too_much(error: MigrationError) -> bool:

@@ -125,19 +125,14 @@ def _created_tables(text: str) -> list[str]:
 
 def vector_dimensions(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
     """Dimensions of the deployed vector columns."""
-    row = connection.execute(
-        "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'public.project_embeddings'::regclass"
-        " AND attname = 'embedding'"
-    ).fetchone()
-    if row is None:
+    row = connection.execute("SELECT migration.vector_dimensions()").fetchone()
+    if row is None or row[0] is None:
         raise LookupError("public.project_embeddings has no column embedding")
     return int(row[0])
 
 
-def fit_dimensions(
-    connection: psycopg.Connection[tuple[Any, ...]], tables: Collection[str], dimensions: int
-) -> None:
-    """Give the vector columns the provider's dimensions, which is free as long as they are empty.
+def fit_dimensions(connection: psycopg.Connection[tuple[Any, ...]], dimensions: int) -> None:
+    """Give the vector columns, and the searches, the provider's dimensions: free as long as there are no vectors.
 
     Raises:
         MigrationError: TARGET_DIMENSIONS, there are vectors of another size.
@@ -145,20 +140,14 @@ def fit_dimensions(
     deployed = vector_dimensions(connection)
     if deployed == dimensions:
         return
-    for table in tables:
-        name = sql.Identifier("public", table)
-        filled = connection.execute(sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(name)).fetchone()
-        if filled is not None and filled[0]:
+    tables = connection.execute("SELECT vectors FROM migration.vector_tables()").fetchall()
+    for (table,) in tables:
+        filled = sql.SQL("SELECT EXISTS (SELECT 1 FROM {})").format(sql.Identifier("public", table))
+        if connection.execute(filled).fetchone() == (True,):
             raise MigrationError(
                 "TARGET_DIMENSIONS", f"The target has {deployed}, the provider {dimensions}."
             )
-    with connection.transaction():
-        for table in tables:
-            connection.execute(
-                sql.SQL("ALTER TABLE {} ALTER COLUMN embedding TYPE extensions.vector({})").format(
-                    sql.Identifier("public", table), sql.Literal(dimensions)
-                )
-            )
+    connection.execute("SELECT migration.fit_vectors(%s)", [dimensions])
 
 
 def deploy(connection: psycopg.Connection[tuple[Any, ...]], dimensions: int | None) -> list[str]:
@@ -172,8 +161,7 @@ def deploy(connection: psycopg.Connection[tuple[Any, ...]], dimensions: int | No
     """
     deployed = deploy_schema(connection, dimensions)
     if dimensions is not None:
-        tables = [e.embeddings.table for e in ENTITIES.values() if e.embeddings is not None]
-        fit_dimensions(connection, tables, dimensions)
+        fit_dimensions(connection, dimensions)
     register(connection, ENTITIES.values())
     return deployed
 
@@ -248,13 +236,15 @@ def _declared(entity: Entity) -> dict[str, Any]:
     }
 
 
-def _vectors(entity: Entity) -> dict[str, str] | None:
+def _vectors(entity: Entity) -> dict[str, str | None] | None:
     embeddings = entity.embeddings
     if embeddings is None:
         return None
+    document = embeddings.document
     return {
         "table": embeddings.table,
         "owner": embeddings.owner,
-        "content_type": embeddings.document.content_type,
-        "documents": embeddings.document.select_sql(),
+        "content_type": document.content_type,
+        "documents": document.select_sql(),
+        "documents_with_free_text": document.select_sql(free_text=True) if document.free_text else None,
     }

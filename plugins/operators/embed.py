@@ -1,72 +1,250 @@
-"""Hop 5: documents of live target rows into vectors, by content hash: unchanged text is never paid for again."""
+"""Hop 5, second half: texts into vectors, by content hash: unchanged text is never paid for again."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk.exceptions import AirflowSkipException
 
-from include.core.batches import Partition, batch_name
-from include.core.spec import Embeddings
+from include.core.spec import Entity
 from include.core.tracking import Fates
-from include.embedding.batching import cut_texts, plan_batches
-from include.embedding.content_hash import content_hashes
+from include.embedding.provider import EmbeddingProvider, Vectors
+from include.embedding.tokens import request_size
 from include.entities import ENTITIES
+from plugins.hooks.answer_spool import AnswerSpool
+from plugins.hooks.embedding_jobs import EmbeddingJobs, Waiting, batches_of
+from plugins.hooks.embedding_ledger import EmbeddingLedger
+from plugins.hooks.embedding_sender import Sender, Text
 from plugins.hooks.embeddings import choose_provider
-from plugins.hooks.plans import PlansHook
+from plugins.hooks.staging import StagingHook
+from plugins.hooks.target import Target
 from plugins.hooks.tracking import TrackingHook
 from plugins.hooks.vectors import VectorStore
-from plugins.operators.preflight import chosen
+from plugins.operators.plan_embeddings import (
+    TEXTS,
+    price_of,
+    recipe_of,
+    share_name,
+    skip_without_ai,
+    stored_form,
+    with_free_text,
+)
 from plugins.operators.step import Clock, MigrationOperator, PartitionOperator, Run
 
 if TYPE_CHECKING:
-    import numpy as np
+    from airflow.sdk.definitions.context import Context
 
-    from include.embedding.provider import EmbeddingProvider
-
-_DOCUMENTS_PER_CHUNK = 5_000
-
-
-def skip_without_ai(run: Run) -> None:
-    """Embeddings are made of what was loaded: a dry run has nothing, and enable_ai=false wants nothing."""
-    if run.settings.dry_run or not run.settings.enable_ai:
-        raise AirflowSkipException("dry run" if run.settings.dry_run else "enable_ai is off")
+_ROWS_ASKED_AT_ONCE = 5_000
+_RHYTHM_SECONDS = 5.0
+_INDEX = {
+    "built": "built",
+    "exists": "there already",
+    "too_many_dimensions": "none, for too many dimensions; searches read all vectors",
+}
 
 
 class EmbedOperator(PartitionOperator):
-    """Embeds the documents of one partition."""
+    """Embeds one share of an entity's texts.
+
+    Where the Batch API works on it, the task waits without a worker; every time it wakes up it does all of this
+    again, and finds what is done already, as after a crash.
+    """
+
+    _sender: Sender | None = None
 
     def step(self, run: Run) -> dict[str, int]:
-        """Returns how many documents there are, lacked a vector, and how many texts were sent."""
-        skip_without_ai(run)
-        entity, partition = ENTITIES[str(self.entity)], Partition.from_json(self.partition)
-        embeddings = _embeddings(entity.name)
-        provider = choose_provider()
-        documents = lacking = sent = 0
-        with self.target(run, entity=entity.name) as target:
-            tracking = TrackingHook(target, run.run_id)
-            store = VectorStore(target, run.run_id, entity, embeddings)
-            everything = PlansHook(target, run.run_id).scope() == "everything"
-            since = None if everything else store.complete_since(provider.model)
-            for number, rows in enumerate(store.documents(partition, _DOCUMENTS_PER_CHUNK, since)):
-                tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
-                clock = Clock()
-                wanted = _wanted(rows, embeddings, provider, store)
-                texts = _embed(wanted, provider, store)
-                fates = Fates(
-                    rows.num_rows, inserted=wanted.num_rows, unchanged=rows.num_rows - wanted.num_rows
+        """Returns how many rows got a vector, and how many texts were sent and refused."""
+        entity = ENTITIES[str(self.entity)]
+        skip_without_ai(run, entity)
+        if not self.partition["texts"]:
+            return {"rows": 0, "sent": 0, "refused": 0}
+        clock = Clock()
+        with self.target(run, entity=entity.name) as target, target.another() as beside:
+            share = _Share(self, run, entity, target, beside)
+            share.take_up()
+            if run.settings.ai_batch_api:
+                self._collect(share)
+            share.send()
+            TrackingHook(target, run.run_id).record_batch(
+                clock.ledger_row(
+                    run, entity=entity.name, phase=self.phase, batch=share.name, fates=share.fates
                 )
-                name = batch_name(partition, number)
-                tracking.record_batch(
-                    clock.ledger_row(run, entity=entity.name, phase=self.phase, batch=name, fates=fates)
-                )
-                documents, lacking, sent = documents + rows.num_rows, lacking + wanted.num_rows, sent + texts
-        self.progress(
-            f"{partition.label}: {documents:,} documents, {lacking:,} new or changed, {sent:,} texts sent"
+            )
+        self.progress(f"{entity.name}: {self.partition['label']}, {share.told}")
+        return {"rows": share.stored, "sent": share.sent, "refused": share.refused}
+
+    def _collect(self, share: _Share) -> None:
+        """Take what the Batch API has answered; come back later while it works."""
+        waiting = share.collect()
+        if waiting is not None:
+            self.progress(f"{self.entity}: {self.partition['label']}, {waiting.told}")
+            self.defer(
+                trigger=TimeDeltaTrigger(timedelta(seconds=waiting.seconds)), method_name=self.resume.__name__
+            )
+
+    @contextmanager
+    def stopping(self, sender: Sender) -> Iterator[None]:
+        """Within the block, a kill of the task stops the sender."""
+        self._sender = sender
+        try:
+            yield
+        finally:
+            self._sender = None
+
+    def on_kill(self) -> None:
+        """Send nothing more; what is answered stays."""
+        if self._sender is not None:
+            self._sender.stop()
+        super().on_kill()
+
+    def resume(self, context: Context, event: Any = None) -> Any:  # noqa: ARG002 - Airflow passes it
+        """Wake up: what is done is found in target and spool."""
+        return self.execute(context)
+
+
+class _Share:
+    """The rows of one share, and what has become of them."""
+
+    def __init__(
+        self, operator: EmbedOperator, run: Run, entity: Entity, target: Target, beside: Target
+    ) -> None:
+        embeddings = skip_without_ai(run, entity)
+        self.name = share_name(operator.partition["number"])
+        self._operator, self._run, self._entity = operator, run, entity
+        self._provider: EmbeddingProvider = choose_provider()
+        self._free_text = with_free_text(run, embeddings)
+        self._store = VectorStore(target, run.run_id, entity, embeddings)
+        self._tracking = TrackingHook(target, run.run_id)
+        self._beside = beside
+        self._spool = AnswerSpool(entity.name)
+        self._rows: pa.Table = StagingHook(run.run_id).read(TEXTS, entity.name, self.name)
+        self._pending = self._rows
+        self._clock, self._told_at = Clock(), time.monotonic()
+        self.sent = self.refused = self.stored = self.tokens = 0
+
+    @property
+    def fates(self) -> Fates:
+        """Of all rows of the share; those left over were refused, now or by an earlier attempt."""
+        left = self._pending.num_rows
+        return Fates(self._rows.num_rows, inserted=self._rows.num_rows - left, rejected=left)
+
+    @property
+    def told(self) -> str:
+        """For a person."""
+        refused = f", {self.refused:,} texts refused" if self.refused else ""
+        rate = self.stored / max(self._clock.seconds, 0.001)
+        return (
+            f"{self.stored:,} rows got a vector, {self.sent:,} texts and {self.tokens:,} tokens sent"
+            f"{refused}, {rate:,.0f} rows/s"
         )
-        return {"documents": documents, "lacking": lacking, "sent": sent}
+
+    def take_up(self) -> None:
+        """Leave out what an earlier attempt stored, and store what it was answered and could not store any more."""
+        wanted = []
+        for start in range(0, self._rows.num_rows, _ROWS_ASKED_AT_ONCE):
+            rows = self._rows.slice(start, _ROWS_ASKED_AT_ONCE)
+            ids, hashes = (rows.column(name).combine_chunks() for name in ("id", "hash"))
+            wanted.append(rows.filter(self._store.lacking(ids, hashes)))
+        self._pending = pa.concat_tables(wanted)
+        for kept in self._spool.wanted(set(self._pending.column("hash").to_pylist())):
+            self._keep(kept.hashes, kept.vectors)
+            self._spool.drop(kept.name)
+
+    def collect(self) -> Waiting | None:
+        """Have the Batch API embed what is pending, and take its answers; None: it will not answer any more."""
+        jobs = EmbeddingJobs(batches_of(self._provider), self._ledger(batch_api=True), self.name)
+        while True:
+            texts = {text.hash: text for text in self._texts()}
+            waiting = jobs.submit_or_wait(texts)
+            if waiting is not None or not jobs.answered:
+                return waiting
+            for hashes, vectors, spooled in jobs.collect(self._spool, texts):
+                self.sent += len(hashes)
+                self._keep(hashes, vectors)
+                self._spool.drop(spooled)
+
+    def send(self) -> None:
+        """Send what is pending, request by request; what the provider refuses goes to quarantine."""
+        refused = self._store.quarantined_hashes(pc.unique(self._pending.column("hash")))
+        texts = [text for text in self._texts() if self._run.settings.redrive or text.hash not in refused]
+        sender = Sender(
+            self._provider,
+            self._ledger(batch_api=False),
+            self._spool,
+            max_retries=self._run.settings.max_retries,
+            may_go_on=self._may_go_on,
+        )
+        with self._operator.stopping(sender):
+            for done in sender.send(texts):
+                self.sent += len(done.hashes) + len(done.refused)
+                self.refused += len(done.refused)
+                self.tokens += done.tokens
+                if done.hashes:
+                    self._keep(done.hashes, done.matrix)
+                for name in done.spooled:
+                    self._spool.drop(name)
+                if done.refused:
+                    self._store.quarantine(
+                        self._rows_of(list(done.refused)), done.refused, self._provider.model
+                    )
+                self._tell(len(texts))
+
+    def _ledger(self, *, batch_api: bool) -> EmbeddingLedger:
+        """The ledger of requests; jobs of the Batch API cost less, and have limits of their own."""
+        return EmbeddingLedger(
+            self._beside,
+            self._run.run_id,
+            self._entity.name,
+            self._provider,
+            price=price_of(self._provider, batch_api=batch_api),
+            budget=Decimal(str(self._run.settings.ai_budget)),
+            paced=not batch_api,
+        )
+
+    def _texts(self) -> list[Text]:
+        """The distinct texts of the pending rows."""
+        columns = (self._pending.column(name).to_pylist() for name in ("hash", "text", "tokens"))
+        distinct = {row[0]: row for row in zip(*columns, strict=True)}
+        return [
+            Text(content_hash, text, tokens, request_size(tokens, text))
+            for content_hash, text, tokens in distinct.values()
+        ]
+
+    def _keep(self, hashes: list[str], vectors: Vectors) -> None:
+        """Give every row of the texts its vector."""
+        rows = self._rows_of(hashes)
+        self._store.store(
+            stored_form(rows, free_text=self._free_text),
+            (hashes, vectors),
+            self._provider.model,
+            self._provider.dimensions,
+        )
+        self.stored += rows.num_rows
+        done = pc.is_in(self._pending.column("hash"), rows.column("hash").combine_chunks())
+        self._pending = self._pending.filter(pc.invert(done))
+
+    def _rows_of(self, hashes: list[str]) -> pa.Table:
+        return self._pending.filter(pc.is_in(self._pending.column("hash"), pa.array(hashes, pa.string())))
+
+    def _may_go_on(self) -> None:
+        self._tracking.stop_if_failed(fail_fast=self._run.settings.fail_fast)
+
+    def _tell(self, texts: int) -> None:
+        """A line in a steady rhythm."""
+        if time.monotonic() - self._told_at < _RHYTHM_SECONDS:
+            return
+        self._told_at = time.monotonic()
+        share = self.sent / max(texts, 1)
+        left = self._clock.seconds * (1 - share) / max(share, 0.001)
+        self._operator.progress(f"{self._entity.name}: {share:.0%}, {self.told}, about {left:,.0f} s left")
 
 
 class BuildIndexOperator(MigrationOperator):
@@ -74,61 +252,13 @@ class BuildIndexOperator(MigrationOperator):
 
     def step(self, run: Run) -> None:
         """Builds nothing where the index exists, for single inserts keep it up to date; remembers that all is done."""
-        skip_without_ai(run)
         entity, clock = ENTITIES[str(self.entity)], Clock()
-        if entity not in chosen(run.settings):
-            return
-        embeddings = _embeddings(entity.name)
+        embeddings = skip_without_ai(run, entity)
+        if run.settings.dry_run:
+            raise AirflowSkipException("dry run")
         with self.target(run, entity=entity.name) as target:
             store = VectorStore(target, run.run_id, entity, embeddings)
-            built = store.build_index()
-            store.remember_complete()
-        if built:
-            self.progress(f"index on {embeddings.table} built in {clock.seconds:.1f} s")
-
-
-def _embeddings(entity: str) -> Embeddings:
-    embeddings = ENTITIES[entity].embeddings
-    if embeddings is None:
-        raise LookupError(f"{entity} has no documents")
-    return embeddings
-
-
-def _wanted(
-    rows: pa.Table, embeddings: Embeddings, provider: EmbeddingProvider, store: VectorStore
-) -> pa.Table:
-    """id, legacy_id, hash, text of the rows that lack a vector of their present text."""
-    rendered = embeddings.document.render(rows)
-    rows, rendered = rows.filter(pc.is_valid(rendered)), rendered.drop_null()
-    texts = pa.array(cut_texts(rendered.to_pylist(), provider.max_tokens_per_input).texts, pa.string())
-    hashes = content_hashes(texts, provider.model, provider.dimensions)
-    ids = rows.column("id").combine_chunks()
-    table = pa.table({"id": ids, "legacy_id": rows.column("legacy_id"), "hash": hashes, "text": texts})
-    return table.filter(store.lacking(ids, hashes))
-
-
-def _embed(wanted: pa.Table, provider: EmbeddingProvider, store: VectorStore) -> int:
-    """Send each text once, store each answered request before the next; returns the number of texts sent."""
-    known = store.known_hashes(pc.unique(wanted.column("hash")))
-    pending = dict(zip(wanted.column("hash").to_pylist(), wanted.column("text").to_pylist(), strict=True))
-    texts = {content_hash: text for content_hash, text in pending.items() if content_hash not in known}
-    _store(wanted, dict.fromkeys(known), {}, provider, store)
-    hashes = list(texts)
-    for batch in plan_batches(list(texts.values()), provider.max_inputs, provider.max_tokens_per_request):
-        some = [hashes[place] for place in batch]
-        vectors = provider.embed([texts[content_hash] for content_hash in some])
-        fresh = dict(zip(some, vectors, strict=True))
-        _store(wanted, fresh, fresh, provider, store)
-    return len(texts)
-
-
-def _store(
-    wanted: pa.Table,
-    hashes: dict[str, Any],
-    fresh: dict[str, np.ndarray],
-    provider: EmbeddingProvider,
-    store: VectorStore,
-) -> None:
-    if hashes:
-        mine = wanted.filter(pc.is_in(wanted.column("hash"), pa.array(list(hashes), pa.string())))
-        store.store(mine, fresh, provider.model, provider.dimensions)
+            AnswerSpool(entity.name).forget(lambda hashes: store.known_hashes(pa.array(hashes, pa.string())))
+            state = store.build_index()
+            store.remember_complete(recipe_of(run, embeddings, choose_provider()))
+        self.progress(f"index on {embeddings.table}: {_INDEX[state]}, {clock.seconds:.1f} s")

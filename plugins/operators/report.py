@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from include.core.errors import MigrationError
 from include.core.report import as_html, as_text, build, headline
 from include.entities import ENTITIES
+from plugins.hooks.embedding_ledger import EmbeddingLedger
 from plugins.hooks.plans import PlansHook
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.staging import StagingHook, report_root, run_folder
@@ -109,6 +110,7 @@ def _report(target: Target, tracking: TrackingHook, failed: list[str]) -> dict[s
         now=datetime.now(UTC),
         notes=RunNotes(target, tracking.run_id).all(),
         source_rows=PlansHook(target, tracking.run_id).source_rows(),
+        embeddings=EmbeddingLedger.facts(target, tracking.run_id),
     )
 
 

@@ -21,7 +21,7 @@ from include.core.errors import MigrationError
 from include.core.mapping import mapping_version
 from include.core.settings import Settings, check, params
 from include.core.tracking import Fates
-from include.entities import ENTITIES
+from include.entities import EMBEDDED, ENTITIES
 from plugins.hooks.run_lock import Heartbeat
 from plugins.hooks.target import Target, batch_rows, choose_way, open_target
 from plugins.hooks.tracking import LedgerRow, TrackingHook, peak_memory_mb
@@ -66,7 +66,7 @@ class Run:
         index = ti.map_index if ti.map_index is not None else -1
         dag_run = context["dag_run"]
         kind = "incremental" if "incremental" in ti.dag_id else "full"
-        known = params(ENTITIES, kind=kind, environment={})
+        known = params(ENTITIES, kind=kind, environment={}, embedded=EMBEDDED)
         values = given(context)
         return cls(
             run_id=dag_run.run_id,

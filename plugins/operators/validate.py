@@ -74,8 +74,8 @@ class CountsOperator(ValidateOperator):
     def checks(self, run: Run, entity: Entity, comparison: Comparison) -> Iterable[Check]:
         """See :class:`Comparison`."""
         yield from comparison.counts(entity)
-        if run.settings.enable_ai and entity.embeddings is not None:
-            yield comparison.embeddings(entity)
+        if run.settings.enable_ai and entity.name in run.settings.ai_entities:
+            yield from comparison.embeddings(entity)
 
 
 class KeySetsOperator(ValidateOperator):

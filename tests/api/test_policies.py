@@ -113,6 +113,10 @@ INSERT INTO public.case_embeddings
   (id, case_id, content_type, content_hash, model, dimensions, embedding, metadata)
 SELECT gen_random_uuid(), id, 'case_summary', '', 'm', 16, array_fill(1, ARRAY[16])::extensions.vector, metadata
 FROM public.cases;
+INSERT INTO public.patient_embeddings
+  (id, patient_id, content_type, content_hash, model, dimensions, embedding, metadata)
+SELECT gen_random_uuid(), id, 'notes', '', 'm', 16, array_fill(1, ARRAY[16])::extensions.vector, metadata
+FROM public.patients;
 INSERT INTO public.project_embeddings
   (id, project_id, content_type, content_hash, model, dimensions, embedding, metadata)
 SELECT gen_random_uuid(), id, 'notes', '', 'm', 16, array_fill(1, ARRAY[16])::extensions.vector, metadata
@@ -136,6 +140,7 @@ SEEN: dict[str, tuple[list[str], list[str], list[str]]] = {
     "workflow_performance": PARTS,
     "project_embeddings": PARTS,
     "case_embeddings": (["A", "A of a patient of B"], ["B"], []),
+    "patient_embeddings": (["A", "A merged into B"], ["B"], []),
     "workflow_templates": (["live"], ["live"], ["live"]),
     "workflow_template_tasks": (["live"], ["live"], ["live"]),
     "workflow_template_embeddings": (["live"], ["live"], ["live"]),
@@ -144,6 +149,7 @@ EVERY_TABLE = pytest.mark.parametrize("table", SEEN)
 VECTOR = json.dumps([1] * 16)
 SEARCHES = {
     "match_cases": ("case_id", "cases"),
+    "match_patients": ("patient_id", "patients"),
     "match_projects": ("project_id", "projects"),
     "match_workflow_templates": ("workflow_template_task_id", "workflow_template_tasks"),
 }
@@ -395,9 +401,10 @@ INSERT INTO public.instruction_states
   SELECT pg_temp.id('s', n), n, pg_temp.id('c', n), n, 'x', 1, 'x', true FROM generate_series(1001, 21000) n;
 SELECT setseed(0.5);
 INSERT INTO public.case_embeddings (id, case_id, content_type, content_hash, model, dimensions, embedding)
-  SELECT pg_temp.id('e', n), pg_temp.id('c', n), 'case_summary', '', 'm', 16,
+  SELECT pg_temp.id('e', n), pg_temp.id('c', n), 'case_summary', n::text, 'm', 16,
     ARRAY(SELECT random() + 0 * n FROM generate_series(1, 16))::extensions.vector FROM generate_series(1001, 11000) n;
-CREATE INDEX nearest ON public.case_embeddings USING hnsw (embedding extensions.vector_cosine_ops);
+SELECT migration.refresh_contents('case_embeddings');
+CREATE INDEX case_contents_hnsw ON migration.case_contents USING hnsw (embedding extensions.halfvec_cosine_ops);
 ANALYZE"""
 MEMBER = "SELECT set_config('request.jwt.claims', json_build_object('sub', md5('a1001')::uuid)::text, true)"
 

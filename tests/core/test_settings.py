@@ -12,11 +12,12 @@ from include.core.errors import MigrationError
 from include.core.settings import Param, check, params
 
 ENTITIES = ("practices", "patients", "cases")
+EMBEDDED = {"patients": False, "cases": True}
 VARIABLES = ("MIGRATION_BATCH_SIZE", "MIGRATION_MAX_RETRIES", "MIGRATION_LOG_LEVEL")
 
 
 def known(**environment: str) -> list[Param]:
-    return params(ENTITIES, kind="full", environment=environment)
+    return params(ENTITIES, kind="full", environment=environment, embedded=EMBEDDED)
 
 
 def refused(values: dict[str, Any], **environment: str) -> MigrationError:
@@ -31,6 +32,10 @@ def test_without_values_the_defaults_hold() -> None:
         "dry_run": True,
         "entities": (),
         "enable_ai": True,
+        "ai_entities": ("cases",),
+        "ai_budget": 10,
+        "ai_batch_api": False,
+        "embed_clinical_text": False,
         "copy_files": True,
         "batch_size": 25_000,
         "max_retries": 3,
@@ -47,18 +52,19 @@ def test_without_values_the_defaults_hold() -> None:
         "allow_initial_full": False,
         "redrive": False,
     }
-    assert check({}, params(ENTITIES, kind="incremental", environment={})).dry_run is False
+    assert check({}, params(ENTITIES, kind="incremental", environment={}, embedded=EMBEDDED)).dry_run is False
 
 
 def test_every_declared_parameter_becomes_a_setting_and_travels_as_json() -> None:
-    declared = params(ENTITIES, kind="incremental", environment={})
+    declared = params(ENTITIES, kind="incremental", environment={}, embedded=EMBEDDED)
     settings = check({}, declared)
     assert {param.name for param in declared} == set(settings.to_json())
     assert {param.name for param in declared} - {param.name for param in known()} == {
         "allow_initial_full",
         "redrive",
     }
-    assert json.loads(json.dumps(settings.to_json())) == {**settings.to_json(), "entities": []}
+    lists = {"entities": [], "ai_entities": ["cases"]}
+    assert json.loads(json.dumps(settings.to_json())) == {**settings.to_json(), **lists}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,8 @@ def test_other_types_are_refused(param: str, value: Any) -> None:
         ("review_at", 0, "between 0.001 and 1"),
         ("review_at", 0.995, "not be above merge_at"),
         ("match_shares", 0, "between 1 and 64"),
+        ("ai_budget", -0.01, "between 0 and 100000"),
+        ("ai_budget", math.nan, "between 0 and 100000"),
         ("log_level", "TRACE", "one of ['DEBUG', 'INFO', 'WARNING', 'ERROR']"),
     ],
 )
@@ -154,6 +162,13 @@ def test_unknown_entities_are_refused_with_those_known(names: list[Any]) -> None
     assert "known are ['practices', 'patients', 'cases']" in str(error)
 
 
+def test_only_entities_with_documents_can_be_embedded() -> None:
+    assert check({"ai_entities": ["patients"]}, known()).ai_entities == ("patients",)
+    assert check({"ai_entities": []}, known()).ai_entities == ()
+    error = refused({"ai_entities": ["practices"]})
+    assert (error.code, error.facts["param"]) == ("ENTITY_UNKNOWN", "ai_entities")
+
+
 def test_long_lists_of_unknown_entities_do_not_flood_the_message() -> None:
     assert len(str(refused({"entities": ["x" * 10_000] * 10_000}))) < 2_000
 
@@ -172,6 +187,16 @@ def test_the_environment_supplies_defaults_and_values_override_them() -> None:
     settings = check({}, known(**environment))
     assert (settings.batch_size, settings.max_retries, settings.log_level) == (100, 0, "WARNING")
     assert check({"batch_size": 7}, known(**environment)).batch_size == 7
+
+
+@pytest.mark.parametrize(("text", "budget"), [("0", 0), (" 2.5 ", 2.5), ("100", 100)])
+def test_the_environment_supplies_a_budget(text: str, budget: float) -> None:
+    assert check({}, known(MIGRATION_AI_BUDGET=text)).ai_budget == budget
+
+
+@pytest.mark.parametrize("text", ["-1", "ten", "1e3", "nan", "inf", "1,5", "100001"])
+def test_a_bad_budget_of_the_environment_waits_for_the_check(text: str) -> None:
+    assert refused({}, MIGRATION_AI_BUDGET=text).facts["param"] == "ai_budget"
 
 
 @pytest.mark.parametrize("variable", VARIABLES)

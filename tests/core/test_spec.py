@@ -20,7 +20,8 @@ from include.core.spec import (
     Table,
     columns_of,
 )
-from include.embedding.documents import DocumentColumn, DocumentSpec
+from include.embedding.documents import DocumentSpec
+from include.embedding.sentences import DocumentColumn
 
 FIRST = Table("a", "t", {"id": Kind.INTEGER, "name": Kind.TEXT}, optional={"late": Kind.DATE})
 JOINED = Table("b", "j", {"id": Kind.INTEGER}, join="j.id = t.id", sql="(SELECT 1 AS x)", outputs=("x",))
@@ -72,9 +73,7 @@ def test_what_describes_a_row_is_filled_when_rows_are_merged_and_what_tells_abou
 
 
 def test_a_document_that_reads_health_data_cannot_be_declared() -> None:
-    document = DocumentSpec(
-        "cases", "public.cases", "t.id", "notes", (DocumentColumn("t.name", "Called"),), joins="t"
-    )
+    document = DocumentSpec("cases", "notes", (DocumentColumn("t.name", "Called"),))
     with pytest.raises(ValueError, match=r"health data: t\.name"):
         Entity(
             "cases",

@@ -11,6 +11,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.task.trigger_rule import TriggerRule
 
 from include.core.settings import params
+from include.entities import EMBEDDED as DEFAULTS
 from include.entities import ENTITIES
 
 PHASES = (
@@ -34,7 +35,7 @@ NESTED = {
     "workflow_template_tasks": "phase_2c_templates",
     "workflow_performance": "phase_2c_templates",
 }
-EMBEDDED = ("projects", "cases", "workflow_template_tasks")
+EMBEDDED = ("projects", "cases", "workflow_template_tasks", "patients")
 VALIDATION = ("counts", "key_sets", "integrity")
 FILES = ("plan_files", "copy_files", "file_manifest")
 CLOSE, REPORT = "completion.close", "completion.report"
@@ -46,7 +47,7 @@ def expected_tasks() -> set[str]:
     for name in ENTITIES:
         tasks |= {f"preparation.plan.{name}", f"transformation.{name}", f"loading.{name}"}
         tasks.add(".".join(part for part in ("extraction", NESTED.get(name, ""), name) if part))
-    tasks |= {f"ai_enhancement.{name}{end}" for name in EMBEDDED for end in ("", "_index")}
+    tasks |= {f"ai_enhancement.{name}{end}" for name in EMBEDDED for end in ("_plan", "", "_index")}
     tasks |= {f"loading.{name}_references" for name, entity in ENTITIES.items() if entity.references}
     tasks |= {f"loading.phase_2a_files.{name}" for name in FILES}
     return tasks | {
@@ -183,7 +184,7 @@ def test_tasks_that_handle_rows_are_mapped_over_partitions(dag: DAG, name: str) 
         for task in dag.tasks
         if phase(task.task_id) == name
         and not task.task_id.endswith(
-            ("_index", ".deleted_rows", "_references", "_survivors", ".plan_files", ".file_manifest")
+            ("_index", "_plan", ".deleted_rows", "_references", "_survivors", ".plan_files", ".file_manifest")
         )
     ]
     assert tasks
@@ -207,14 +208,17 @@ def test_a_second_run_is_let_in_to_be_told_who_holds_the_lock(dag: DAG) -> None:
 
 class TestForm:
     def test_it_offers_the_params_of_settings_and_no_other(self, dag: DAG) -> None:
-        declared = {param.name: param.default for param in params(ENTITIES, kind="full", environment={})}
+        declared = {
+            param.name: param.default
+            for param in params(ENTITIES, kind="full", environment={}, embedded=DEFAULTS)
+        }
         assert dag.params.dump() == declared
 
     def test_the_risky_one_defaults_to_a_dry_run(self, dag: DAG) -> None:
         assert dag.params["dry_run"] is True
 
     def test_limits_and_choices_are_those_of_the_second_check(self, dag: DAG) -> None:
-        for param in params(ENTITIES, kind="full", environment={}):
+        for param in params(ENTITIES, kind="full", environment={}, embedded=DEFAULTS):
             shown = dag.params.get_param(param.name).schema
             assert (shown["type"], shown["title"]) == (param.kind, param.title)
             assert (shown.get("minimum"), shown.get("maximum")) == (param.minimum, param.maximum)

@@ -15,7 +15,7 @@ from airflow.dag_processing.dagbag import DagBag
 from include.core.errors import REGISTRY
 from include.core.findings import FINDINGS
 from include.core.settings import params
-from include.entities import ENTITIES
+from include.entities import EMBEDDED, ENTITIES
 from local.docs import PAGES
 from local.environment import PROJECT
 from plugins.hooks.target_schema import deploy_schema
@@ -123,7 +123,7 @@ def _commands(text: str) -> list[str]:
 def test_the_readme_lists_the_params_with_their_defaults(readme):
     table = readme.split("## Parameters")[1].split("\n## ")[0]
     listed = re.findall(r"^\| `(\w+)` \| `([^`]+)`", table, re.MULTILINE)
-    declared = params(ENTITIES, kind="incremental", environment={})
+    declared = params(ENTITIES, kind="incremental", environment={}, embedded=EMBEDDED)
     # The table of all, then those that only nightly runs have; dry_run is on for full ones.
     declared = [replace(p, default=True) if p.name == "dry_run" else p for p in declared]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import random
+import shutil
 import threading
 import time
 from collections import Counter
@@ -189,11 +190,17 @@ class Matrix:
             killed.lost = look.lost_texts()
             if seed % 3 != 1:  # else the next run finds the merge still in flight
                 _release(crash)
+            answers = airflow.state.staging / "answers"
+            kept = self.folder / f"{point}-{seed}-answers"
+            if answers.exists():
+                shutil.copytree(answers, kept)
             if seed % 3 != 1:
                 copy = self.databases(scenario.source, self.make_target(name))
                 sent = self.folder / f"{point}-{seed}-cleared"
                 sent.write_text(texts.read_text() if texts.exists() else "")
                 killed.resumed[CLEARED] = self._run(airflow, scenario, copy, sent, {**run, "cleared": True})
+            if kept.exists():  # each of those who take over finds what the dead run has left
+                shutil.copytree(kept, answers, dirs_exist_ok=True)
             with _released_when_waited_for(crash):
                 killed.resumed[ANEW] = self._run(airflow, scenario, databases, texts, directly)
         return killed

@@ -152,13 +152,13 @@ class Crash:
         HashProvider.max_inputs = TEXTS_PER_REQUEST
         store, answered = VectorStore.store, 0
 
-        def die_or_store(vectors: VectorStore, documents: Any, fresh: Any, *arguments: Any) -> None:
+        def die_or_store(vectors: VectorStore, documents: Any, fresh: Any, *arguments: Any) -> int:
             nonlocal answered
-            if fresh and vectors._entity.name == self.entity:
+            if fresh[0] and vectors._entity.name == self.entity:
                 if answered == int(self.place):
                     die()
                 answered += 1
-            store(vectors, documents, fresh, *arguments)
+            return store(vectors, documents, fresh, *arguments)
 
         VectorStore.store = die_or_store  # type: ignore[method-assign]
 

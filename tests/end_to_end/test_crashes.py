@@ -136,8 +136,8 @@ def test_survives(
         assert result.deleted == expected.deleted, f"{where}, {way}"
         assert result.fates == expected.fates, f"{where}, {way}"
         repeated = {text for text, times in result.texts.items() if times > 1}
-        # Only an answer that was lost with the process is asked for again.
-        assert repeated == killed.lost, f"{where}, {way}"
+        # What was answered is on disk before the target gets it.
+        assert not repeated, f"{where}, {way}"
         assert result.texts.keys() == expected.texts.keys(), f"{where}, {way}"
 
 

@@ -23,7 +23,7 @@ def test_all_three_runs_succeed(first_runs: FirstRuns) -> None:
 class TestDryRun:
     def test_business_tables_stay_empty(self, first_runs: FirstRuns) -> None:
         rows = first_runs.after_dry.rows
-        assert set(rows) == {*SOURCE_KEYS, *EMBEDDINGS}
+        assert set(rows) == {*SOURCE_KEYS, *EMBEDDINGS, "patient_embeddings"}
         assert set(rows.values()) == {0}
 
     def test_nothing_is_decided_for_later_runs(self, first_runs: FirstRuns) -> None:
@@ -54,6 +54,17 @@ class TestDryRun:
         states = first_runs.dry.tasks.items()
         loading = {task for task, state in states if state == "skipped" and task.startswith("loading")}
         assert loading == {"loading.phase_2a_files.copy_files[-1]"}
+
+
+    def test_the_cost_of_embedding_is_predicted_to_the_token(self, first_runs: FirstRuns) -> None:
+        assert first_runs.dry.report is not None
+        assert first_runs.real.report is not None
+        predicted, real = (run.report["embeddings"]["entities"] for run in (first_runs.dry, first_runs.real))
+        assert sorted(entity["entity"] for entity in predicted) == ["cases", "projects", "workflow_template_tasks"]
+        for before, after in zip(predicted, real, strict=True):
+            assert (before["texts"], before["tokens"], before["requests"]) == (0, 0, 0)
+            for what in ("texts", "tokens"):
+                assert before[f"estimated_{what}"] == after[f"estimated_{what}"] == after[what] > 0
 
 
 class TestRealRun:

@@ -220,4 +220,4 @@ def test_a_later_run_of_children_alone_keeps_what_was_merged(
 
 
 def test_the_tables_listed_here_are_all_there_are(first_runs: FirstRuns) -> None:
-    assert set(first_runs.after_real.rows) == {*SOURCE_KEYS, *EMBEDDINGS}
+    assert set(first_runs.after_real.rows) == {*SOURCE_KEYS, *EMBEDDINGS, "patient_embeddings"}

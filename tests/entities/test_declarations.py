@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
+import pyarrow as pa
 import pytest
 from psycopg import sql
 
 from include.core.copytext import format_rows
 from include.core.spec import Entity, OnMissing
 from include.core.transform import transform
+from include.embedding.sentences import Kind as Words
 from include.entities import ENTITIES
 from local.postgres import EmbeddedPostgres
 from plugins.hooks.target_schema import deploy_schema
@@ -149,29 +152,79 @@ def test_health_columns_are_marked(entity: Entity) -> None:
 
 @each_entity
 def test_documents_never_read_health_data(entity: Entity) -> None:
+    """Whatever check_documents says: by bare name, of any entity."""
     if entity.embeddings is None:
         return
     document = entity.embeddings.document
-    everywhere = {name for other in ENTITIES.values() for name in other.health_columns}
-    own = {column.name for column in document.columns if column.column_sql.startswith("t.")}
-    assert not own & set(entity.health_columns)
-    assert (
-        not {column.name for column in document.columns if not column.column_sql.startswith("t.")}
-        & everywhere
-    )
-    assert document.entity == entity.name
-    assert document.table == f"public.{entity.name}"
+    entities = {"t": entity.name} | {join.alias: join.entity for join in document.joins}
+    for column in document.columns:
+        assert column.name not in ENTITIES[entities[column.table]].health_columns
+        assert not HEALTH.fullmatch(column.name)
 
 
 def test_documents_can_be_read_and_their_vectors_have_a_table(
     deployed: psycopg.Connection, target: Target
 ) -> None:
-    embedded = [entity for entity in ENTITIES.values() if entity.embeddings is not None]
-    assert {entity.name for entity in embedded} == {"cases", "projects", "workflow_template_tasks"}
-    for entity in embedded:
-        assert entity.embeddings is not None
-        assert deployed.execute(entity.embeddings.document.select_sql()).fetchall() == []  # type: ignore[arg-type]
-        assert target[entity.embeddings.table][entity.embeddings.owner].references == entity.name
+    embedded = {name: e.embeddings for name, e in ENTITIES.items() if e.embeddings is not None}
+    assert set(embedded) == {"cases", "patients", "projects", "workflow_template_tasks"}
+    assert [name for name, embeddings in embedded.items() if not embeddings.default] == ["patients"]
+    assert [name for name, embeddings in embedded.items() if embeddings.document.free_text] == ["cases"]
+    for name, embeddings in embedded.items():
+        for free_text in (False, True):
+            query = embeddings.document.select_sql(free_text=free_text).encode()
+            assert deployed.execute(query).fetchall() == []
+        assert target[embeddings.table][embeddings.owner].references == name
+
+
+TYPES_OF_KINDS = {
+    Words.TEXT: {"text", "varchar"},
+    Words.CODE: {"text", "varchar", "int2", "int4", "int8"},
+    Words.CODES: {"_text", "_varchar"},
+    Words.FLAG: {"bool"},
+    Words.MONTH: {"timestamptz", "timestamp", "date"},
+    Words.NUMBER_BAND: {"int2", "int4", "int8", "numeric"},
+}
+
+
+@each_entity
+def test_documents_read_columns_by_their_types(entity: Entity, target: Target) -> None:
+    if entity.embeddings is None:
+        return
+    document = entity.embeddings.document
+    entities = {"t": entity.name} | {join.alias: join.entity for join in document.joins}
+    for column in document.columns:
+        found = target[entities[column.table]][column.name]
+        if found.is_enum:
+            assert column.kind is Words.CODE
+        else:
+            assert found.type_name in TYPES_OF_KINDS[column.kind]
+    for text in document.free_text:
+        assert target[entities[text.table]][text.name].type_name == ("jsonb" if text.member else "text")
+
+
+def test_staged_cases_read_the_same_free_text_and_people_as_loaded_ones() -> None:
+    """Clean rows as transformation writes them."""
+    people = importlib.import_module("tests.entities.test_patients").RAW
+    cases = [
+        {**row, "t.patient_id": people[place % len(people)]["legacy_id"]}
+        for place, row in enumerate(importlib.import_module("tests.entities.test_cases").RAW)
+    ]
+    assert ENTITIES["cases"].embeddings is not None
+    document = ENTITIES["cases"].embeddings.document
+    clean = transform(ENTITIES["cases"], raw_table(ENTITIES["cases"], cases)).clean
+    patients = transform(ENTITIES["patients"], raw_table(ENTITIES["patients"], people)).clean
+    profiles = pa.schema(
+        {name: pa.string() for name in ("id", *document.columns_read()["profiles"])}
+    ).empty_table()
+    rows = document.staged_rows(clean, {"patients": patients, "profiles": profiles}, free_text=True)
+    names = {row["id"]: row for row in patients.to_pylist()}
+    for row, case in zip(rows.to_pylist(), clean.to_pylist(), strict=True):
+        clinical, patient = json.loads(case["clinical"]), names.get(case["patient_id"], {})
+        assert row["t_clinical_notes"] == clinical.get("notes")
+        known = [patient.get(name) for name in ("first_name", "last_name", "email", "date_of_birth")]
+        assert row["known"] == [name for name in known if name]
+    assert any(row["known"] for row in rows.to_pylist())
+    assert any(row["t_clinical_notes"] for row in rows.to_pylist())
 
 
 @each_entity

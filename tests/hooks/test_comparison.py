@@ -150,7 +150,7 @@ class Checked:
                 *comparison.integrity(entity),
             ]
             if entity_name == "projects":
-                results.append(comparison.embeddings(entity))
+                results += comparison.embeddings(entity)
         return {check.name: check for check in results}
 
     def failed(self, entity_name: str) -> set[str]:
@@ -275,6 +275,13 @@ CORRUPTIONS = {
         "projects",
         "DELETE FROM public.project_embeddings WHERE id = (SELECT min(id::text)::uuid FROM public.project_embeddings)",
         {"embedded"},
+    ),
+    "vector of a deleted row": (
+        "projects",
+        "UPDATE public.projects SET deleted_at = now() WHERE id = (SELECT min(id::text)::uuid FROM public.projects);"
+        " UPDATE migration.id_map SET state = 'deleted' WHERE target_id IN"
+        " (SELECT id FROM public.projects WHERE deleted_at IS NOT NULL)",
+        {"vectors_of_live_rows", "keys_deleted_but_there", "keys_without_fate"},
     ),
 }
 

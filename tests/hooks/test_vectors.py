@@ -1,10 +1,8 @@
-"""Documents into vectors and searching them, with a provider that counts what it is sent."""
+"""Documents, their vectors, and searching them; what the operators make of it is tested beside them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,198 +12,261 @@ from psycopg.rows import dict_row
 from include.core.batches import Partition
 from include.core.errors import MigrationError
 from include.core.ids import target_id
-from include.core.settings import check, params
 from include.embedding.content_hash import content_hashes
+from include.embedding.provider import Vectors
 from include.entities import ENTITIES
-from plugins.hooks.embeddings import HashProvider
 from plugins.hooks.vectors import VectorStore
-from plugins.operators import embed
-from plugins.operators.embed import BuildIndexOperator, EmbedOperator
-from plugins.operators.step import Run
-from tests.hooks.loading import DIMENSIONS, Target, case, patient, project, task, workflow
+from tests.hooks.loading import DIMENSIONS, Target, case, patient, profile, project, task, workflow
 
 BOTH_WAYS = True
 RUN = "run-1"
+MODEL = "m"
+RECIPE = "recipe"
 
 
-class CountingProvider(HashProvider):
-    """Keeps every request it is sent."""
-
-    max_inputs = 3
-
-    def __init__(self) -> None:
-        super().__init__(DIMENSIONS)
-        self.requests: list[list[str]] = []
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """See the base class."""
-        self.requests.append(list(texts))
-        return super().embed(texts)
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> CountingProvider:
-    counting = CountingProvider()
-    monkeypatch.setattr(embed, "choose_provider", lambda: counting)
-    return counting
-
-
-@pytest.fixture(autouse=True)
-def the_way_of_the_target(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operators take it too: the client's, where there is no other."""
-    if target.api.way == "rest":
-        monkeypatch.delenv("AIRFLOW_CONN_SUPABASE_DB")
-
-
-def step_of(entity: str) -> Run:
-    settings = check({"dry_run": False}, params(ENTITIES, kind="incremental", environment={}))
-    return Run(RUN, "mdw_full_migration", "full", settings, entity, 1, "test", None)  # type: ignore[arg-type]
-
-
-def embed_all(entity: str, low: int | None = None, high: int | None = None) -> dict[str, int]:
-    partition = {**Partition(entity, 0, low, high).to_json(), "label": entity}
-    operator = EmbedOperator(task_id=f"ai_enhancement_{entity}", entity=entity, partition=partition)
-    return operator.step(step_of(entity))
-
-
-def vectors(target: Target, table: str = "project_embeddings") -> list[tuple[str, ...]]:
-    return target.all(f"SELECT id::text, xmin::text, content_hash FROM public.{table} ORDER BY 1")
-
-
-@pytest.mark.parametrize(("chosen", "remembered"), [([], True), (["practices"], False)])
-def test_only_a_run_of_the_entity_has_all_its_documents(
-    target: Target, provider: CountingProvider, chosen: list[str], remembered: bool
-) -> None:
-    target.load("projects", [project(1)], run=RUN)
-    settings = check({"entities": chosen}, params(ENTITIES, kind="incremental", environment={}))
-    run = replace(step_of("projects"), settings=settings)
-    BuildIndexOperator(task_id="ai_enhancement_projects_index", entity="projects").step(run)
-    assert (
-        bool(target.all("SELECT 1 FROM migration.watermarks WHERE name = 'project_embeddings'")) is remembered
-    )
-
-
-def test_equal_texts_are_sent_once(target: Target, provider: CountingProvider) -> None:
-    target.load("projects", [project(key) for key in range(1, 11)], run=RUN)
-    assert embed_all("projects") == {"documents": 10, "lacking": 10, "sent": 1}
-    assert [len(request) for request in provider.requests] == [1]
-    stored = target.all("SELECT count(*), count(DISTINCT embedding::text), min(model), min(dimensions)"
-                        " FROM public.project_embeddings")  # fmt: skip
-    assert stored == [(10, 1, "sha256-unit-vectors", DIMENSIONS)]
-
-
-def test_a_rerun_sends_and_writes_nothing(target: Target, provider: CountingProvider) -> None:
-    target.load("projects", [project(1), project(2, file_size="20000000")], run=RUN)
-    embed_all("projects")
-    before = vectors(target)
-    assert embed_all("projects") == {"documents": 2, "lacking": 0, "sent": 0}
-    assert (vectors(target), len(provider.requests)) == (before, 1)
-
-
-def test_a_changed_text_is_embedded_alone(target: Target, provider: CountingProvider) -> None:
-    rows = [
-        project(key, type_code=str(key), project_type=kind)
-        for key, kind in enumerate(("scan", "model", "xray"))
-    ]
-    target.load("projects", rows, run=RUN)
-    embed_all("projects")
-    before = vectors(target)
-    changed = project(1, type_code="1", project_type="photo")
-    target.load("projects", [rows[0], changed, rows[2]], run=RUN)
-    assert embed_all("projects") == {"documents": 3, "lacking": 1, "sent": 1}
-    assert [text for text in provider.requests[-1] if "photo" in text] == provider.requests[-1]
-    assert len(set(before) - set(vectors(target))) == 1
-
-
-def test_a_change_that_is_in_no_document_costs_nothing(target: Target, provider: CountingProvider) -> None:
-    target.load("projects", [project(1)], run=RUN)
-    embed_all("projects")
-    target.load("projects", [project(1, name="Renamed")], run=RUN)
-    assert embed_all("projects")["lacking"] == 0
-
-
-def test_a_text_that_another_row_has_already_is_copied(target: Target, provider: CountingProvider) -> None:
-    target.load("projects", [project(1)], run=RUN)
-    embed_all("projects")
-    target.load("projects", [project(2)], run=RUN, batch="p000-b0001")
-    assert embed_all("projects") == {"documents": 2, "lacking": 1, "sent": 0}
-    assert target.all("SELECT count(DISTINCT embedding::text) FROM public.project_embeddings") == [(1,)]
-
-
-def test_requests_keep_the_providers_limit(target: Target, provider: CountingProvider) -> None:
-    target.load("workflow_templates", [workflow(1)], run=RUN)
-    rows = [{**task(key, 1, key), "task_name": f"Task {key}"} for key in range(1, 8)]
-    target.load("workflow_template_tasks", rows, run=RUN)
-    assert embed_all("workflow_template_tasks")["sent"] == 7
-    assert [len(request) for request in provider.requests] == [3, 3, 1]
-    assert len(vectors(target, "workflow_template_embeddings")) == 7
-
-
-def test_answers_that_came_are_kept_when_a_later_one_fails(
-    target: Target, provider: CountingProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target.load("workflow_templates", [workflow(1)], run=RUN)
-    rows = [{**task(key, 1, key), "task_name": f"Task {key}"} for key in range(1, 8)]
-    target.load("workflow_template_tasks", rows, run=RUN)
-    answer = provider.embed
-
-    def fail_at_the_second(texts: Sequence[str]) -> np.ndarray:
-        if len(provider.requests) == 1:
-            raise TimeoutError
-        return answer(texts)
-
-    monkeypatch.setattr(provider, "embed", fail_at_the_second)
-    with pytest.raises(TimeoutError):
-        embed_all("workflow_template_tasks")
-    monkeypatch.setattr(provider, "embed", answer)
-    assert embed_all("workflow_template_tasks") == {"documents": 7, "lacking": 4, "sent": 4}
-
-
-def test_partitions_see_their_own_rows(target: Target, provider: CountingProvider) -> None:
-    target.load("projects", [project(key) for key in range(1, 8)], run=RUN)
-    counts = [embed_all("projects", low, high)["documents"] for low, high in ((None, 3), (3, 6), (6, None))]
-    assert counts == [2, 3, 2]
-
-
-def test_only_live_rows_have_documents(target: Target, provider: CountingProvider) -> None:
-    target.decide(RUN, {2: 1})
-    target.load("patients", [patient(1)], run=RUN)
-    target.load("patients", [patient(2)], run=RUN, batch="merged")
-    target.load("projects", [project(1), project(2), project(3)], run=RUN)
-    target.connection.execute("UPDATE public.projects SET deleted_at = now() WHERE legacy_project_id = 2")
-    target.connection.execute("UPDATE migration.id_map SET state = 'quarantined' WHERE legacy_id = '3'")
-    assert embed_all("projects")["documents"] == 1
-
-
-def test_no_document_appears_in_the_log(
-    target: Target, provider: CountingProvider, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    target.load("workflow_templates", [workflow(1)], run=RUN)
-    target.load("workflow_template_tasks", [{**task(1, 1, 1), "task_name": "Zweifelstein"}], run=RUN)
-    embed_all("workflow_template_tasks")
-    assert provider.requests
-    assert "Zweifelstein" not in caplog.text
-
-
-def test_the_index_is_built_once_and_kept_up_to_date(target: Target, provider: CountingProvider) -> None:
-    target.load("projects", [project(1)], run=RUN)
-    embed_all("projects")
-    for _ in range(2):
-        BuildIndexOperator(task_id="ai_enhancement_index", entity="projects").step(step_of("projects"))
-    valid = target.all(
-        "SELECT i.indisvalid, am.amname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
-        " JOIN pg_am am ON am.oid = c.relam WHERE c.relname = 'project_embeddings_hnsw'"
-    )
-    assert valid == [(True, "hnsw")]
-    target.load("projects", [project(2, project_type="model")], run=RUN, batch="p000-b0001")
-    assert embed_all("projects")["sent"] == 1
-
-
-def store_of(target: Target, name: str) -> VectorStore:
+def store_of(target: Target, name: str = "projects", run: str = RUN) -> VectorStore:
     entity = ENTITIES[name]
     assert entity.embeddings is not None
-    return VectorStore(target.api, RUN, entity, entity.embeddings)
+    return VectorStore(target.api, run, entity, entity.embeddings)
+
+
+def documents_of(
+    texts: dict[int, str], *, entity: str = "projects", shortened: tuple[int, ...] = (), kept: bool = True
+) -> pa.Table:
+    """Rows as they are stored: legacy key to text; a text is not kept where it has free text."""
+    hashes = content_hashes(pa.array(texts.values()), MODEL, DIMENSIONS)
+    return pa.table(
+        {
+            "id": [target_id(entity, str(key)) for key in texts],
+            "legacy_id": [str(key) for key in texts],
+            "hash": hashes,
+            "text": pa.array(texts.values() if kept else [None] * len(texts), pa.string()),
+            "shortened": [key in shortened for key in texts],
+        }
+    )
+
+
+def fresh(documents: pa.Table) -> tuple[list[str], Vectors]:
+    """A vector of its own for each text."""
+    hashes = sorted(set(documents.column("hash").to_pylist()))
+    rows = [np.random.default_rng(int(text[:8], 16)).standard_normal(DIMENSIONS) for text in hashes]
+    return hashes, np.array(rows, np.float32).reshape(-1, DIMENSIONS)
+
+
+def stored(target: Target, table: str = "project_embeddings") -> dict[int, tuple[Any, ...]]:
+    """Legacy key to text, metadata, hash and vector."""
+    rows = target.all(
+        "SELECT p.legacy_project_id, v.content_text, v.metadata, v.content_hash, v.embedding::text"
+        f" FROM public.{table} v JOIN public.projects p ON p.id = v.project_id"
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
+def load_projects(target: Target, *keys: int) -> None:
+    target.load("projects", [project(key) for key in keys], run=RUN)
+
+
+class TestStoring:
+    def test_every_row_gets_the_vector_of_its_text(self, target: Target) -> None:
+        load_projects(target, 1, 2, 3)
+        documents = documents_of({1: "a", 2: "b", 3: "a"}, shortened=(2,))
+        hashes, matrix = fresh(documents)
+        assert store_of(target).store(documents, (hashes, matrix), MODEL, DIMENSIONS) == 3
+        found = stored(target)
+        assert {key: row[:2] for key, row in found.items()} == {
+            1: ("a", {}),
+            2: ("b", {"shortened": True}),
+            3: ("a", {}),
+        }
+        for _, _, content_hash, vector in found.values():
+            read = np.array(vector.strip("[]").split(","), np.float32)
+            assert read.tobytes() == matrix[hashes.index(content_hash)].tobytes()
+        assert target.all(
+            "SELECT DISTINCT model, dimensions, content_type::text FROM public.project_embeddings"
+        ) == [(MODEL, DIMENSIONS, "treatment_plan")]
+
+    def test_what_is_there_is_not_written_again(self, target: Target) -> None:
+        load_projects(target, 1, 2)
+        documents = documents_of({1: "a", 2: "b"})
+        store_of(target).store(documents, fresh(documents), MODEL, DIMENSIONS)
+        before = target.image("public.project_embeddings")
+        hashes, matrix = fresh(documents)
+        # A provider may answer a little differently.
+        assert store_of(target).store(documents, (hashes, matrix + np.float32(1e-3)), MODEL, DIMENSIONS) == 0
+        assert target.image("public.project_embeddings") == before
+
+    def test_a_changed_text_replaces_the_vector(self, target: Target) -> None:
+        load_projects(target, 1, 2)
+        first = documents_of({1: "a", 2: "b"}, shortened=(1, 2))
+        store_of(target).store(first, fresh(first), MODEL, DIMENSIONS)
+        before = stored(target)
+        second = documents_of({1: "c", 2: "b"})
+        assert store_of(target).store(second, fresh(second), MODEL, DIMENSIONS) == 1
+        after = stored(target)
+        assert after[2] == before[2]
+        assert after[1][:2] == ("c", {})
+        assert after[1][3] != before[1][3]
+
+    def test_a_text_that_another_row_has_is_copied(self, target: Target) -> None:
+        load_projects(target, 1, 2, 3)
+        first = documents_of({1: "a"})
+        store_of(target).store(first, fresh(first), MODEL, DIMENSIONS)
+        assert store_of(target).copy(documents_of({2: "a", 3: "a"}), MODEL, DIMENSIONS) == 2
+        assert len({row[2:] for row in stored(target).values()}) == 1
+
+    def test_a_text_without_any_vector_is_refused(self, target: Target) -> None:
+        load_projects(target, 1)
+        with pytest.raises(MigrationError, match="TARGET_"):
+            store_of(target).copy(documents_of({1: "a"}), MODEL, DIMENSIONS)
+
+    def test_text_that_is_not_to_be_kept_is_not(self, target: Target) -> None:
+        load_projects(target, 1)
+        documents = documents_of({1: "a"})
+        store_of(target).store(documents, fresh(documents), MODEL, DIMENSIONS)
+        vector = stored(target)[1][3]
+        # The setting changed: what was kept goes.
+        store_of(target).store(documents_of({1: "a"}, kept=False), fresh(documents), MODEL, DIMENSIONS)
+        assert (stored(target)[1][0], stored(target)[1][3]) == (None, vector)
+
+    def test_rows_that_are_live_no_more_get_none(self, target: Target) -> None:
+        target.decide(RUN, {2: 1})
+        target.load("patients", [patient(1), patient(2), patient(3)], run=RUN)
+        target.delete("patients", "3", run=RUN)
+        documents = documents_of({1: "a", 2: "b", 3: "c"}, entity="patients")
+        assert store_of(target, "patients").store(documents, fresh(documents), MODEL, DIMENSIONS) == 1
+        assert target.all("SELECT patient_id::text FROM public.patient_embeddings") == [
+            (target_id("patients", "1"),)
+        ]
+
+    def test_vectors_go_with_their_row(self, target: Target) -> None:
+        target.decide(RUN, {})
+        target.load("patients", [patient(1), patient(2), patient(3)], run=RUN)
+        documents = documents_of({1: "a", 2: "b", 3: "c"}, entity="patients")
+        store_of(target, "patients").store(documents, fresh(documents), MODEL, DIMENSIONS)
+        target.decide("run-2", {2: 1})
+        target.load("patients", [patient(2)], run="run-2")
+        target.delete("patients", "3", run="run-2")
+        assert target.states("patients") == {"1": "live", "2": "merged", "3": "deleted"}
+        assert target.all("SELECT patient_id::text FROM public.patient_embeddings") == [
+            (target_id("patients", "1"),)
+        ]
+        assert failed(target, "patients") == {}
+
+    def test_what_is_stored_once_the_index_is_there_is_found(self, target: Target) -> None:
+        load_projects(target, 1, 2, 3)
+        first, second = documents_of({1: "a"}), documents_of({2: "b", 3: "a"})
+        store = store_of(target)
+        store.store(first, fresh(first), MODEL, DIMENSIONS)
+        assert store.build_index() == "built"
+        hashes, matrix = fresh(second)
+        store.store(second, (hashes, matrix), MODEL, DIMENSIONS)
+        query = str(matrix[hashes.index(second.column("hash")[0].as_py())].tolist())
+        found = target.all(
+            "SELECT project_id::text FROM public.match_projects(%s::extensions.vector, 3, -1)", [query]
+        )
+        assert found[0] == (target_id("projects", "2"),)
+        assert len(found) == 3
+        assert store.build_index() == "exists"
+
+    def test_a_matrix_of_another_shape_is_refused(self, target: Target) -> None:
+        for matrix in (np.zeros((2, DIMENSIONS), np.float32), np.zeros((1, DIMENSIONS + 1), np.float32)):
+            with pytest.raises(ValueError, match="shape"):
+                store_of(target).store(documents_of({1: "a"}), (["x"], matrix), MODEL, DIMENSIONS)
+
+    def test_a_run_without_the_lock_stores_nothing(self, target: Target) -> None:
+        load_projects(target, 1)
+        documents = documents_of({1: "a"})
+        target.connection.execute("DELETE FROM migration.run_lock")
+        store = store_of(target)
+        for write in (
+            lambda: store.store(documents, fresh(documents), MODEL, DIMENSIONS),
+            lambda: store.quarantine(documents, dict.fromkeys(documents["hash"].to_pylist(), "X"), MODEL),
+            lambda: store.remember_complete(RECIPE),
+        ):
+            with pytest.raises(MigrationError) as caught:
+                write()
+            assert caught.value.code == "RUN_LOST"
+        for table in ("public.project_embeddings", "migration.embedding_quarantine", "migration.watermarks"):
+            assert target.image(table) == []
+
+
+def failed(target: Target, entity: str = "projects") -> dict[str, tuple[str, list[str]]]:
+    """Checks that found something: name to severity and keys."""
+    checks = target.api.call("check_embedded", entity=entity)
+    assert [check["name"] for check in checks] == [
+        "embedded",
+        "embedding_quarantined",
+        "vectors_of_live_rows",
+    ]
+    return {
+        check["name"]: (check["severity"], check["sample_keys"])
+        for check in checks
+        if check["found"] != check["expected"]
+    }
+
+
+class TestQuarantine:
+    @pytest.fixture
+    def refused(self, target: Target) -> pa.Table:
+        """Projects 1 and 2 have a text that the provider refuses, 3 another, and a vector."""
+        load_projects(target, 1, 2, 3)
+        documents = documents_of({1: "poison", 2: "poison", 3: "fine"})
+        store = store_of(target)
+        store.store(documents.slice(2), fresh(documents.slice(2)), MODEL, DIMENSIONS)
+        self.refuse(target, documents.slice(0, 2))
+        return documents
+
+    def refuse(self, target: Target, documents: pa.Table) -> None:
+        codes = dict.fromkeys(documents.column("hash").to_pylist(), "EMBEDDING_REFUSED")
+        store_of(target).quarantine(documents, codes, MODEL)
+
+    def test_its_texts_are_known(self, target: Target, refused: pa.Table) -> None:
+        hashes = refused.column("hash").combine_chunks()
+        assert store_of(target).quarantined_hashes(hashes) == {hashes[0].as_py(): "EMBEDDING_REFUSED"}
+        assert store_of(target, "cases").quarantined_hashes(hashes) == {}
+
+    def test_it_is_a_warning_and_in_the_report(self, target: Target, refused: pa.Table) -> None:
+        assert failed(target) == {"embedding_quarantined": ("warn", ["1", "2"])}
+        assert ["projects", "embedding", "EMBEDDING_REFUSED", 2] in target.api.call("finding_counts")
+        target.delete("projects", "2", run=RUN)
+        assert failed(target) == {"embedding_quarantined": ("warn", ["1"])}
+        assert ["projects", "embedding", "EMBEDDING_REFUSED", 1] in target.api.call("finding_counts")
+
+    def test_again_it_is_not_written_again(self, target: Target, refused: pa.Table) -> None:
+        before = target.image("migration.embedding_quarantine")
+        self.refuse(target, refused.slice(0, 2))
+        assert target.image("migration.embedding_quarantine") == before
+
+    def test_a_vector_ends_it(self, target: Target, refused: pa.Table) -> None:
+        changed = documents_of({1: "better"})
+        store_of(target).store(changed, fresh(changed), MODEL, DIMENSIONS)
+        assert failed(target) == {"embedding_quarantined": ("warn", ["2"])}
+        assert target.all(
+            "SELECT legacy_id, resolved_run_id FROM migration.embedding_quarantine ORDER BY 1"
+        ) == [
+            ("1", RUN),
+            ("2", None),
+        ]
+
+    def test_another_text_that_is_refused_takes_its_place(self, target: Target, refused: pa.Table) -> None:
+        self.refuse(target, documents_of({1: "worse"}))
+        hashes = documents_of({1: "worse", 2: "poison"}).column("hash").combine_chunks()
+        assert sorted(store_of(target).quarantined_hashes(hashes)) == sorted(hashes.to_pylist())
+        assert target.all("SELECT count(*) FROM migration.embedding_quarantine") == [(2,)]
+
+    def test_a_vector_of_an_earlier_text_goes(self, target: Target, refused: pa.Table) -> None:
+        self.refuse(target, documents_of({3: "worse"}))
+        assert stored(target) == {}
+        assert failed(target) == {"embedding_quarantined": ("warn", ["1", "2", "3"])}
+
+
+def test_rows_without_a_vector_and_vectors_without_a_row_are_found(target: Target) -> None:
+    load_projects(target, 1, 2)
+    documents = documents_of({1: "a"})
+    store_of(target).store(documents, fresh(documents), MODEL, DIMENSIONS)
+    assert failed(target) == {"embedded": ("fail", ["2"])}
+    target.connection.execute("UPDATE migration.id_map SET state = 'deleted' WHERE legacy_id = '1'")
+    assert failed(target) == {"embedded": ("fail", ["2"]), "vectors_of_live_rows": ("fail", ["1"])}
 
 
 @pytest.fixture
@@ -268,10 +329,23 @@ def test_documents_that_came_as_json_are_those_of_the_columns(
     assert sizes[:-1] == [rows_per_chunk] * (len(sizes) - 1)
 
 
+def test_free_text_comes_when_asked_for(everything: Target) -> None:
+    embeddings = ENTITIES["cases"].embeddings
+    assert embeddings is not None
+    texts = {text.alias for text in embeddings.document.free_text}
+    assert texts
+    for free_text in (False, True):
+        (chunk,) = store_of(everything, "cases").documents(
+            Partition("cases", 0, None, None), 100, free_text=free_text
+        )
+        assert chunk.num_rows == 3
+        assert (texts <= set(chunk.column_names)) is free_text
+
+
 def test_a_page_of_documents_goes_on_behind_the_one_before(everything: Target) -> None:
     def page(after: str | None, most: int | None) -> list[str]:
         rows = everything.all(
-            "SELECT legacy_id FROM migration_api.documents('projects', NULL, NULL, NULL, '1', '4', %s, %s)",
+            "SELECT legacy_id FROM migration_api.documents('projects', NULL, NULL, NULL, '1', '4', false, %s, %s)",
             [after, most],
         )
         return [key for (key,) in rows]
@@ -299,97 +373,99 @@ def test_only_what_was_written_or_refers_to_it_is_read_again(everything: Target)
     assert changed("workflow_template_tasks") == []
 
 
-def test_the_moment_since_which_documents_may_lack_vectors(
-    target: Target, provider: CountingProvider
-) -> None:
-    target.load("projects", [project(1)], run=RUN)
-    vectors_of = store_of(target, "projects")
-    assert vectors_of.complete_since(provider.model) is None
-    embed_all("projects")
-    vectors_of.remember_complete()
-    since = vectors_of.complete_since(provider.model)
-    assert since is not None
-    assert list(vectors_of.documents(Partition("projects", 0, None, None), 10, since)) == []
-    assert vectors_of.complete_since("another model") is None
+def test_partitions_and_live_rows_alone(target: Target) -> None:
+    load_projects(target, *range(1, 8))
+    target.delete("projects", "7", run=RUN)
+
+    def keys(low: int | None, high: int | None) -> list[str]:
+        chunks = store_of(target).documents(Partition("projects", 0, low, high), 100)
+        return [key for chunk in chunks for key in chunk["legacy_id"].to_pylist()]
+
+    assert [keys(None, 3), keys(3, 6), keys(6, None)] == [["1", "2"], ["3", "4", "5"], ["6"]]
 
 
-def test_a_run_without_the_lock_stores_nothing(searchable: Target) -> None:
-    searchable.connection.execute("DELETE FROM migration.run_lock")
-    before = vectors(searchable)
-    documents = pa.table(
-        {"id": [target_id("projects", "1")], "legacy_id": ["1"], "hash": ["new"], "text": ["x"]}
+def test_names_of_everybody(target: Target) -> None:
+    people = [
+        patient(1, first_name="Anna  Maria", last_name="von Zweifelstein"),
+        patient(2, first_name=None, last_name="O\u2019Neill"),
+    ]
+    target.load("patients", people, run=RUN)
+    target.delete("patients", "1", run=RUN)
+    target.load("profiles", [profile(1, first_name="ANNA", last_name="\u00c9milie-Rose ")], run=RUN)
+    assert store_of(target).known_names() == {
+        *("anna", "maria", "von", "zweifelstein", "o\u2019neill", "\u00e9milie-rose")
+    }
+    pages = [
+        target.all("SELECT name FROM migration_api.known_names(%s, 4)", [after]) for after in (None, "o")
+    ]
+    assert pages == [
+        [("anna",), ("maria",), ("o\u2019neill",), ("von",)],
+        [("o\u2019neill",), ("von",), ("zweifelstein",), ("\u00e9milie-rose",)],
+    ]
+
+
+def test_columns_of_rows_as_they_are_staged(everything: Target) -> None:
+    store = store_of(everything)
+    ids = pa.array([target_id("cases", key) for key in ("1", "3", "9")])
+    rows = store.stored_columns("cases", ["id", "title", "submitted_at", "is_deleted"], ids)
+    assert rows.schema == pa.schema(
+        [(name, pa.string()) for name in ("id", "title", "submitted_at", "is_deleted")]
     )
-    for write in (
-        lambda: store(searchable).store(documents, {"new": angle(1)}, "m", DIMENSIONS),
-        lambda: store(searchable).remember_complete(),
-    ):
-        with pytest.raises(MigrationError) as caught:
-            write()
-        assert caught.value.code == "RUN_LOST"
-    assert vectors(searchable) == before
-    assert searchable.all("SELECT 1 FROM migration.watermarks WHERE name = 'project_embeddings'") == []
-
-
-def store(target: Target) -> VectorStore:
-    return store_of(target, "projects")
-
-
-def angle(degrees: float) -> np.ndarray:
-    """A unit vector in the plane of the first two axes."""
-    vector = np.zeros(DIMENSIONS, np.float32)
-    vector[:2] = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return vector
-
-
-@pytest.fixture
-def searchable(target: Target) -> Target:
-    """Projects 1 to 5 at 0, 10, 40, 60 and 90 degrees."""
-    degrees = {1: 0, 2: 10, 3: 40, 4: 60, 5: 90}
-    target.load("projects", [project(key) for key in degrees], run=RUN)
-    keys = [str(key) for key in degrees]
-    texts = pa.array([f"{d} degrees" for d in degrees.values()])
-    hashes = content_hashes(texts, "m", DIMENSIONS)
-    documents = pa.table(
-        {"id": [target_id("projects", key) for key in keys], "legacy_id": keys, "hash": hashes, "text": texts}
+    assert {row["id"]: list(row.values())[1:] for row in rows.to_pylist()} == {
+        ids[0].as_py(): ["Aligner \u201cset\u201d, 2\n weeks", "2024-02-29 23:30:00+00", "f"],
+        ids[1].as_py(): [None, None, None],
+    }
+    tasks = pa.array([target_id("workflow_template_tasks", key) for key in ("1", "2")])
+    roles = store.stored_columns("workflow_template_tasks", ["required_roles"], tasks).column(
+        "required_roles"
     )
-    fresh = dict(zip(hashes.to_pylist(), map(angle, degrees.values()), strict=True))
-    assert store(target).lacking(documents["id"].combine_chunks(), hashes).to_pylist() == [True] * 5
-    store(target).store(documents, fresh, "m", DIMENSIONS)
-    return target
+    assert set(roles.to_pylist()) == {'{"b c","a,\\"d",NULL}', "{}"}
+    assert store.stored_columns("cases", ["title"], ids.slice(2)).num_rows == 0
+    pages = [
+        everything.all(
+            "SELECT id FROM migration_api.stored_columns('cases', '{title}', %s, %s, 1)",
+            [ids.to_pylist(), after],
+        )
+        for after in (None, min(ids[:2].to_pylist()))
+    ]
+    assert [key for page in pages for (key,) in page] == sorted(ids[:2].to_pylist())
 
 
-SEARCH = (
-    "SELECT p.legacy_project_id, m.similarity FROM public.match_projects(%s::real[]::extensions.vector, %s, %s)"
-    " WITH ORDINALITY AS m (id, similarity, place) JOIN public.projects p ON p.id = m.id ORDER BY place"
+@pytest.mark.parametrize(
+    ("entity", "column"), [("cases", "deleted_at"), ("auth.users", "email"), ("cases", "x'; --")]
 )
+def test_only_columns_that_are_migrated_can_be_asked_for(target: Target, entity: str, column: str) -> None:
+    with pytest.raises(MigrationError, match="TARGET_"):
+        store_of(target).stored_columns(entity, [column], pa.array([target_id("cases", "1")]))
 
 
-@pytest.mark.parametrize("indexed", [False, True])
-class TestSearch:
-    @pytest.fixture(autouse=True)
-    def maybe_indexed(self, searchable: Target, indexed: bool) -> None:
-        if indexed:
-            assert store(searchable).build_index()
-            assert not store(searchable).build_index()
-            searchable.connection.execute("SET enable_seqscan = off")
+class TestCompleteness:
+    def test_the_moment_since_which_documents_may_lack_vectors(self, target: Target) -> None:
+        load_projects(target, 1)
+        documents, store = documents_of({1: "a"}), store_of(target)
+        assert store.complete_since(RECIPE) is None
+        store.store(documents, fresh(documents), MODEL, DIMENSIONS)
+        store.remember_complete(RECIPE)
+        since = store.complete_since(RECIPE)
+        assert since is not None
+        assert list(store.documents(Partition("projects", 0, None, None), 10, since)) == []
+        assert store.complete_since("another recipe") is None
+        assert store_of(target, "cases").complete_since(RECIPE) is None
 
-    def test_the_nearest_come_first(self, searchable: Target, indexed: bool) -> None:
-        found = searchable.all(SEARCH, [angle(8).tolist(), 3, -1])
-        assert [key for key, _ in found] == [2, 1, 3]
-        expected = [np.cos(np.radians(d)) for d in (2, 8, 32)]
-        assert [similarity for _, similarity in found] == pytest.approx(expected, abs=1e-6)
-
-    @pytest.mark.parametrize(
-        ("threshold", "keys"), [(-1, [1, 2, 3, 4, 5]), (0.49, [1, 2, 3, 4]), (0.9, [1, 2]), (1.1, [])]
-    )
-    def test_nothing_below_the_threshold(
-        self, searchable: Target, indexed: bool, threshold: float, keys: list[int]
-    ) -> None:
-        found = searchable.all(SEARCH, [angle(0).tolist(), 10, threshold])
-        assert [key for key, _ in found] == keys
+    def test_a_run_that_did_not_come_to_its_end_leaves_nothing_known(self, target: Target) -> None:
+        """Its vectors may be of another recipe than those around them."""
+        load_projects(target, 1)
+        store_of(target).remember_complete(RECIPE)
+        documents = documents_of({1: "a"})
+        store_of(target).store(documents, fresh(documents), MODEL, DIMENSIONS)
+        assert store_of(target).complete_since(RECIPE) is None
 
 
-@pytest.mark.parametrize("function", ["match_projects", "match_cases", "match_workflow_templates"])
-def test_a_search_of_nothing_finds_nothing(target: Target, function: str) -> None:
-    query = f"SELECT * FROM public.{function}(%s::real[]::extensions.vector)"
-    assert target.all(query, [angle(0).tolist()]) == []
+def test_which_rows_lack_a_vector_and_which_texts_have_one(target: Target) -> None:
+    load_projects(target, 1, 2, 3)
+    first = documents_of({1: "a", 2: "b"})
+    store_of(target).store(first, fresh(first), MODEL, DIMENSIONS)
+    now = documents_of({1: "a", 2: "c", 3: "b"})
+    ids, hashes = (now.column(name).combine_chunks() for name in ("id", "hash"))
+    assert store_of(target).lacking(ids, hashes).to_pylist() == [False, True, True]
+    assert store_of(target).known_hashes(hashes) == {hashes[0].as_py(), hashes[2].as_py()}

@@ -161,11 +161,11 @@ class _Sessions:
                 else:
                     idle.setdefault(self.key, []).append(self)
 
-        def open_session(**arguments: Any) -> psycopg.Connection[Any]:
-            key = repr(sorted(arguments.items()))
+        def open_session(conninfo: str = "", **arguments: Any) -> psycopg.Connection[Any]:
+            key = repr((conninfo, sorted(arguments.items())))
             if idle.get(key):
                 return idle[key].pop()
-            session = connect.__func__(Session, **arguments)  # type: ignore[attr-defined]
+            session = connect.__func__(Session, conninfo, **arguments)  # type: ignore[attr-defined]
             session.key = key
             return session  # type: ignore[no-any-return]
 

@@ -16,5 +16,5 @@ def test_files_deployed_by_other_means_are_taken_over(target_database):
         recorded = dict(connection.execute("SELECT name, hash FROM migration.schema_versions").fetchall())
         assert recorded == {file.name: file.hash for file in files}
         assert vector_dimensions(connection) == 1536
-        fit_dimensions(connection, ["project_embeddings", "case_embeddings"], 512)
+        fit_dimensions(connection, 512)
         assert vector_dimensions(connection) == 512

@@ -135,9 +135,28 @@ CREATE TABLE migration.findings (
 );
 CREATE INDEX findings_code ON migration.findings (code);
 
+-- Rows whose text the embedding provider refuses, and the hash of that text, which is not sent again.
+CREATE TABLE migration.embedding_quarantine (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  entity text NOT NULL,
+  legacy_id text COLLATE "C" NOT NULL,
+  hash text NOT NULL,
+  model text NOT NULL,
+  code text NOT NULL,
+  run_id text NOT NULL,
+  -- In which it got a vector; NULL: open.
+  resolved_run_id text,
+  recorded_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX embedding_quarantine_open ON migration.embedding_quarantine (entity, legacy_id)
+  WHERE resolved_run_id IS NULL;
+CREATE INDEX embedding_quarantine_hash ON migration.embedding_quarantine (hash) WHERE resolved_run_id IS NULL;
+
 CREATE TABLE migration.watermarks (
   name text PRIMARY KEY,
   horizon bigint,
+  -- Of vectors: a digest of all that decides what is embedded, and how.
+  recipe text,
   run_id text NOT NULL,
   recorded_at timestamptz NOT NULL DEFAULT now()
 );
@@ -262,7 +281,8 @@ CREATE TABLE migration.entities (
   enums jsonb NOT NULL,
   -- {name, sql, severity}; the query gives the legacy ids that break the rule.
   checks jsonb NOT NULL,
-  -- Its documents and where their vectors are: table, owner, content_type, documents (a query that begins with id).
+  -- Its documents and where their vectors are: table, owner, content_type, documents and documents_with_free_text
+  -- (queries that begin with id).
   vectors jsonb,
   -- {column: fill or survivor}: what a survivor holds there; empty where rows are never merged.
   merge_rules jsonb NOT NULL

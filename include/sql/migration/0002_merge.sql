@@ -158,6 +158,10 @@ BEGIN
        mapping_version = excluded.mapping_version, rules_version = excluded.rules_version, state = excluded.state,
        last_run = excluded.last_run, written_at = now()',
     p_entity, survivor, p_mapping_version, p_rules_version, p_run);
+  IF spec.vectors IS NOT NULL AND migration.may_merge(p_entity) THEN
+    EXECUTE format('DELETE FROM public.%I v USING pg_temp.fates f WHERE v.%I = f.id AND f.fate = ''merged''',
+      spec.vectors ->> 'table', spec.vectors ->> 'owner');
+  END IF;
   -- The source wrote the row, but nothing that is stored: remembered, so that it is not read again.
   UPDATE migration.id_map m SET source_version = s.source_version, mapping_version = p_mapping_version,
     rules_version = p_rules_version

@@ -259,7 +259,10 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
   SELECT coalesce(jsonb_agg(jsonb_build_array(entity, kind, code, rows) ORDER BY entity, kind, code), '[]') FROM (
     SELECT q.entity, 'quarantine' AS kind, q.code, count(*) AS rows FROM migration.quarantine q
     WHERE q.status = 'open' GROUP BY q.entity, q.code
-    UNION ALL SELECT f.entity, 'finding', f.code, count(*) FROM migration.findings f GROUP BY f.entity, f.code) c
+    UNION ALL SELECT f.entity, 'finding', f.code, count(*) FROM migration.findings f GROUP BY f.entity, f.code
+    UNION ALL SELECT e.entity, 'embedding', e.code, count(*)
+    FROM migration.embedding_quarantine e JOIN migration.id_map m USING (entity, legacy_id)
+    WHERE e.resolved_run_id IS NULL AND m.state = 'live' GROUP BY e.entity, e.code) c
 $$;
 
 SELECT migration.secure();

@@ -42,17 +42,25 @@ BEGIN
       format('(%1$s EXCEPT %2$s) UNION ALL (%2$s EXCEPT %1$s)', known, live)));
 END $$;
 
--- Level 1: every live row that has a document has a vector.
+-- Level 1: every live row has a vector, except those whose text the provider refuses; no other row has one.
 CREATE FUNCTION migration_api.check_embedded(p_entity text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' SET statement_timeout = '10min' AS $$
 DECLARE
   vectors jsonb;
+  lacking text;
+  refused constant text := 'EXISTS (SELECT 1 FROM migration.embedding_quarantine q
+    WHERE q.entity = m.entity AND q.legacy_id = m.legacy_id AND q.resolved_run_id IS NULL)';
 BEGIN
   SELECT e.vectors INTO STRICT vectors FROM migration.entities e WHERE e.entity = p_entity;
-  RETURN migration.check_none('embedded', format('SELECT m.legacy_id FROM migration.id_map m
-    WHERE m.entity = %L AND m.state = ''live''
-      AND NOT EXISTS (SELECT 1 FROM public.%I v WHERE v.%I = m.target_id)',
-    p_entity, vectors ->> 'table', vectors ->> 'owner'));
+  lacking := format('SELECT m.legacy_id FROM migration.id_map m WHERE m.entity = %L AND m.state = ''live''
+    AND NOT EXISTS (SELECT 1 FROM public.%I v WHERE v.%I = m.target_id)',
+    p_entity, vectors ->> 'table', vectors ->> 'owner');
+  RETURN jsonb_build_array(
+    migration.check_none('embedded', lacking || ' AND NOT ' || refused),
+    migration.check_none('embedding_quarantined', lacking || ' AND ' || refused, 'warn'),
+    migration.check_none('vectors_of_live_rows', format('SELECT coalesce(m.legacy_id, v.%1$I::text)
+      FROM public.%2$I v LEFT JOIN migration.id_map m ON m.entity = %3$L AND m.target_id = v.%1$I
+      WHERE m.state IS DISTINCT FROM ''live''', vectors ->> 'owner', vectors ->> 'table', p_entity)));
 END $$;
 
 -- Level 2: incoming_source_keys (legacy_id), those of the source now, against the fates of rows. Returns the keys that

@@ -36,7 +36,7 @@ BEGIN
   FOREACH name IN ARRAY ARRAY[
     'practices', 'profiles', 'practice_members', 'patients', 'cases', 'projects', 'instruction_states',
     'state_analytics', 'workflow_templates', 'workflow_template_tasks', 'workflow_performance',
-    'project_embeddings', 'case_embeddings', 'workflow_template_embeddings'
+    'project_embeddings', 'case_embeddings', 'patient_embeddings', 'workflow_template_embeddings'
   ] LOOP
     EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', name);
     EXECUTE format('REVOKE ALL ON public.%I FROM PUBLIC, anon, authenticated', name);
@@ -70,6 +70,8 @@ CREATE POLICY as_case ON public.workflow_performance FOR SELECT TO authenticated
   USING (deleted_at IS NULL AND EXISTS (SELECT FROM public.cases c WHERE c.id = case_id));
 CREATE POLICY as_case ON public.case_embeddings FOR SELECT TO authenticated
   USING (EXISTS (SELECT FROM public.cases c WHERE c.id = case_id));
+CREATE POLICY as_patient ON public.patient_embeddings FOR SELECT TO authenticated
+  USING (EXISTS (SELECT FROM public.patients p WHERE p.id = patient_id));
 CREATE POLICY as_project ON public.project_embeddings FOR SELECT TO authenticated
   USING (EXISTS (SELECT FROM public.projects p WHERE p.id = project_id));
 -- Workflow definitions hold no personal data, but are not for everybody who can make an account.
@@ -80,22 +82,10 @@ CREATE POLICY every_profile ON public.workflow_template_tasks FOR SELECT TO auth
 CREATE POLICY as_task ON public.workflow_template_embeddings FOR SELECT TO authenticated
   USING (EXISTS (SELECT FROM public.workflow_template_tasks t WHERE t.id = workflow_template_task_id));
 
-REVOKE ALL ON FUNCTION public.match_projects, public.match_cases, public.match_workflow_templates
+REVOKE ALL ON FUNCTION public.match_projects, public.match_cases, public.match_patients, public.match_workflow_templates
   FROM PUBLIC, anon, authenticated;
-GRANT EXECUTE ON FUNCTION public.match_projects, public.match_cases, public.match_workflow_templates
+GRANT EXECUTE ON FUNCTION public.match_projects, public.match_cases, public.match_patients, public.match_workflow_templates
   TO authenticated, service_role;
 GRANT USAGE ON SCHEMA extensions TO authenticated, service_role;
-
--- An index of vectors yields the nearest of all practices, of which row security may leave none: search on. Older
--- releases of pgvector (before 0.8) cannot; a vector is made first, because only then its settings are known.
-DO $$
-BEGIN
-  PERFORM '[1]'::extensions.vector;
-  IF current_setting('hnsw.iterative_scan', true) IS NOT NULL THEN
-    ALTER FUNCTION public.match_projects SET hnsw.iterative_scan = 'strict_order';
-    ALTER FUNCTION public.match_cases SET hnsw.iterative_scan = 'strict_order';
-    ALTER FUNCTION public.match_workflow_templates SET hnsw.iterative_scan = 'strict_order';
-  END IF;
-END $$;
 
 INSERT INTO migration.schema_versions (name) VALUES ('target/0004_security.sql');
