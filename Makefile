@@ -8,6 +8,9 @@ TIMEOUT ?= 1800
 PORT ?= 8080
 VIA ?= postgres
 ARGS ?=
+TEXT ?= large scan that was shipped
+ENTITY ?= projects
+COUNT ?= 5
 SEEDS ?= 20
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -32,7 +35,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.state/cache/hypothesis
 export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/.state/tmp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo night test test-crash ui stop clean lock
+.PHONY: help setup demo night search test test-crash ui stop clean lock
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -46,6 +49,9 @@ demo: setup ## Migrate a synthetic MDW into a local target (ROWS=785 patients; 7
 
 night: setup ## Change some rows of the demo's source, then migrate what changed (CONF, VIA as above)
 	@$(PY) -m local.demo --night --via '$(VIA)' --conf '$(CONF)' --timeout '$(TIMEOUT)'
+
+search: setup ## Find rows of the demo's target by meaning (TEXT="large scan that was shipped", ENTITY=projects, COUNT=5)
+	@$(PY) -m local.search '$(TEXT)' --entity '$(ENTITY)' --count '$(COUNT)'
 
 test: setup ## Check style and types, run all tests, in two processes (ARGS="-k name": some, in one)
 	@mkdir -p .state/tmp .state/logs

@@ -410,6 +410,12 @@ def _of_services() -> Iterable[ErrorKind]:
         "MIGRATION_EMBEDDING_DIMENSIONS, OPENAI_BASE_URL), then trigger a new run.",
     )
     yield ErrorKind(
+        "EMBEDDING_NO_TEXT",
+        Category.DATA_VALIDATION,
+        "Nothing is known of a row that its document could say, so it has no vector.",
+        "Nothing to do: it gets one when a column of its document (docs/field-mapping.md) is filled.",
+    )
+    yield ErrorKind(
         "EMBEDDING_PRICE_UNKNOWN",
         config,
         "Nobody knows what the embedding model costs, so ai_budget could not be kept.",

@@ -332,7 +332,8 @@ class DocumentSpec:
         own = [sorted(set(known or ())) for known in _plain(rows.column(KNOWN)).to_pylist()]
         sentences = []
         for text in self.free_text:
-            raw = one_line(_plain(rows.column(text.alias)))
+            # Before lines become one: where a line begins, a capital says nothing.
+            raw = _plain(rows.column(text.alias)).cast(pa.string())
             redacted = pa.array(redactor.redact(raw.to_pylist(), own), pa.string())
             sentences.append(closed(text.label, one_line(redacted)))
         return sentences

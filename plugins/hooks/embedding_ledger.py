@@ -11,8 +11,8 @@ from typing import Any, Literal
 from include.embedding.provider import EmbeddingProvider, RateLimits
 from plugins.hooks.target import Target
 
-Outcome = Literal["answered", "refused", "lost"]
-"""Lost: no answer came, so it counts as if it had been billed."""
+Outcome = Literal["answered", "refused", "lost", "unsent"]
+"""Lost: no answer came, so it counts as if it had been billed. Unsent: it never left."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,12 @@ class Turn:
     Attributes:
         request: its id in the ledger; None: its turn is more than a minute away, and nothing was reserved.
         wait_seconds: from now.
+        paused: whether the provider asked for so long a pause, beside the requests that are before this one.
     """
 
     request: str | None
     wait_seconds: float
+    paused: bool = False
 
 
 class EmbeddingLedger:
@@ -81,7 +83,7 @@ class EmbeddingLedger:
             requests_per_minute=provider.requests_per_minute if self._paced else None,
             tokens_per_minute=provider.tokens_per_minute if self._paced else None,
         )
-        return Turn(answer["request"], float(answer["wait_seconds"]))
+        return Turn(answer["request"], float(answer["wait_seconds"]), answer["paused"])
 
     def settle(
         self,
@@ -95,7 +97,7 @@ class EmbeddingLedger:
         """Say what became of a reserved request; a second time changes nothing.
 
         Args:
-            tokens: billed by the provider; None: as many as were reserved, and of a refused request none.
+            tokens: billed by the provider; None: as many as were reserved, and none where it was refused or unsent.
             limits: what the response said of the account's limits: they hold for all from now on.
             pause: seconds during which nobody may use the account.
         """

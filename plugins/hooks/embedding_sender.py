@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -107,30 +107,28 @@ class Sender:
         Raises:
             MigrationError: EMBEDDING_…, TARGET_…, RUN_….
         """
-        limits = self._provider.max_inputs, self._provider.max_tokens_per_request
-        batches = iter(plan_batches([text.size for text in texts], *limits))
+        most = self._provider.max_tokens_per_request
+        # A text that is short by its tokens and long by its bytes goes alone.
+        sizes = [min(text.size, most) for text in texts]
+        batches = deque(plan_batches(sizes, self._provider.max_inputs, most))
         flying: set[Future[Embedded]] = set()
+        landed: set[Future[Embedded]] = set()
         failure: BaseException | None = None
         with ThreadPoolExecutor(self._provider.parallel) as pool:
             try:
-                while True:
-                    while failure is None and len(flying) < self._provider.parallel:
-                        batch = next(batches, None)
-                        if batch is None:
-                            break
-                        if self._stopped.is_set():
-                            raise MigrationError("RUN_STOPPED", "The task is being stopped.")
-                        self._may_go_on()
-                        flying.add(pool.submit(self._embed, [texts[place] for place in batch]))
-                    if not flying:
-                        break
-                    landed, flying = wait(flying, _POLL_SECONDS, FIRST_COMPLETED)
-                    for future in landed:
-                        failure = failure or future.exception()
-                        if future.exception() is None:
-                            yield future.result()
+                while batches or flying or landed:
+                    while failure is None and batches and len(flying) < self._provider.parallel:
+                        failure = self._objection()
+                        if failure is None:
+                            some = [texts[place] for place in batches.popleft()]
+                            flying.add(pool.submit(self._embed, some))
+                    # Handed on while the next ones are on their way.
+                    yield from (future.result() for future in landed if future.exception() is None)
                     if failure is not None:
                         self._stopped.set()
+                        batches.clear()
+                    landed, flying = wait(flying, _POLL_SECONDS, FIRST_COMPLETED)
+                    failure = failure or next(filter(None, (future.exception() for future in landed)), None)
             finally:
                 self._stopped.set()
         if failure is not None:
@@ -139,6 +137,16 @@ class Sender:
     def stop(self) -> None:
         """Send nothing more: the task is being killed. What is in flight is kept when it arrives."""
         self._stopped.set()
+
+    def _objection(self) -> BaseException | None:
+        """Why nothing more may be sent, where that is so."""
+        if self._stopped.is_set():
+            return MigrationError("RUN_STOPPED", "The task is being stopped.")
+        try:
+            self._may_go_on()
+        except MigrationError as error:
+            return error
+        return None
 
     def _embed(self, texts: list[Text]) -> Embedded:
         """One request; where a text of it is refused, those that are not."""
@@ -191,15 +199,26 @@ class Sender:
             with self._turn:
                 turn = self._ledger.reserve(len(texts), sum(text.tokens for text in texts))
             if turn.request is not None:
-                self._wait(turn.wait_seconds)
+                self._wait_or_give_back(turn.request, turn.wait_seconds)
                 return turn.request
-            if turn.wait_seconds > _LONGEST_WAIT_SECONDS:
+            if turn.paused:
                 raise MigrationError(
                     "EMBEDDING_BUSY",
-                    "The account's limits leave no room for now.",
+                    "The provider asked for a pause.",
                     retry_after_seconds=round(turn.wait_seconds, 1),
                 )
-            self._wait(turn.wait_seconds)
+            # Others are before it, which is nobody's failure: asked again when a turn can be had.
+            behind = turn.wait_seconds - _LONGEST_WAIT_SECONDS
+            self._wait(max(behind, 1.0) * random.uniform(0.9, 1.1))  # noqa: S311
+
+    def _wait_or_give_back(self, request: str, seconds: float) -> None:
+        """Wait for a reserved request's turn; where it is not sent after all, it costs nothing."""
+        try:
+            self._wait(seconds)
+        except MigrationError:
+            with self._turn:
+                self._ledger.settle(request, "unsent")
+            raise
 
     def _refused(self, request: str, error: MigrationError) -> float:
         """Settle a request that got no vectors; returns how long the provider wants to be left alone."""
@@ -215,7 +234,6 @@ class Sender:
         return pause
 
     def _wait(self, seconds: float) -> None:
-        """Sleep, unless another request has failed meanwhile."""
-        started = time.monotonic()
-        if self._stopped.wait(seconds) and time.monotonic() - started < seconds:
-            raise MigrationError("RUN_STOPPED", "Another request of this task failed.")
+        """Sleep, unless nothing more is to be sent."""
+        if self._stopped.wait(seconds):
+            raise MigrationError("RUN_STOPPED", "Another request of this task failed, or it is being stopped.")

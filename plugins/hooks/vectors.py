@@ -79,9 +79,7 @@ class VectorStore:
 
     def expected(self, entity: str, ids: pa.ChunkedArray) -> pa.Array:
         """Which rows of an entity a dry run expects to be there behind it, as a boolean array."""
-        live = set(
-            self._target.call("expected_rows", run=self._run_id, entity=entity, ids=ids.to_pylist())
-        )
+        live = set(self._target.call("expected_rows", run=self._run_id, entity=entity, ids=ids.to_pylist()))
         return pa.array([key in live for key in ids.to_pylist()], pa.bool_())
 
     def complete_since(self, recipe: str) -> str | None:

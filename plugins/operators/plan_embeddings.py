@@ -242,6 +242,7 @@ class _Plan:
 
     def _rendered(self, rows: pa.Table) -> pa.Table:
         texts = self.document.render(rows, self._redactor)
+        self._set_aside(rows.filter(pc.is_null(texts)))
         rows, texts = rows.filter(pc.is_valid(texts)), texts.drop_null()
         cut = cut_texts(texts.to_pylist(), self.provider.max_tokens_per_input, self.provider.count_tokens)
         shortened = set(cut.shortened)
@@ -254,6 +255,15 @@ class _Plan:
             pa.array([place in shortened for place in range(len(kept))], pa.bool_()),
         ]
         return pa.table(columns, schema=_NO_TEXTS)
+
+    def _set_aside(self, rows: pa.Table) -> None:
+        """Note the rows that have no document."""
+        if not rows.num_rows or self.run.settings.dry_run:
+            return
+        [nothing] = content_hashes(pa.array([""]), self.provider.model, self.provider.dimensions).to_pylist()
+        missing = MigrationError("EMBEDDING_NO_TEXT", "")
+        noted = rows.select(["id", "legacy_id"]).append_column("hash", pa.array([nothing] * rows.num_rows))
+        self._store.quarantine(noted, {nothing: missing.code}, self.provider.model)
 
     def texts(self, wanted: pa.Table) -> _Texts:
         """What is to be sent: the rows whose text nobody has a vector of, with the tokens of each.

@@ -62,6 +62,13 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, metadata_template: Path) -
         yield home
 
 
+@pytest.fixture(scope="module")
+def own_airflow(tmp_path_factory: pytest.TempPathFactory, metadata_template: Path) -> Iterator[Airflow]:
+    """An Airflow home of one module's own: for tests that look into it, or whose worker imports a provider."""
+    with airflow_home(tmp_path_factory.mktemp("airflow"), metadata_template) as home:
+        yield home
+
+
 @pytest.fixture(scope="session")
 def source_template(server: EmbeddedPostgres) -> Iterator[str]:
     """Name of a database with a synthetic source; nobody is connected to it."""

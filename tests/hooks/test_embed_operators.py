@@ -173,6 +173,19 @@ class TestExactlyWhatIsNeeded:
         assert "Archived" in text
         assert b"Zebedee" not in b"".join(received.body for received in world.server.requests)
 
+    def test_a_row_without_a_document_is_noted(self, world: World) -> None:
+        world.target.load("patients", [patient(1), patient(2, archived="t")], run="run-0")
+        world.embed(world.run(ai_entities=["patients"]), "patients")
+        world.embed(world.run("run-2", ai_entities=["patients"]), "patients")
+        noted = "SELECT legacy_id, code FROM migration.embedding_quarantine WHERE resolved_run_id IS NULL"
+        assert world.target.all(noted) == [("1", "EMBEDDING_NO_TEXT")]
+        checks = world.target.api.call("check_embedded", entity="patients")
+        assert [(check["severity"], check["found"]) for check in checks] == [
+            ("fail", "0"),
+            ("warn", "1"),
+            ("fail", "0"),
+        ]
+
 
 class TestCost:
     def test_the_estimate_is_what_is_billed(self, world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,9 +27,9 @@ CREATE TABLE migration.embedding_requests (
   -- US dollars per million tokens; NULL: not known.
   price numeric,
   -- Lost: nobody knows whether it was answered, so it counts as if it were; reserved by a worker that died, as well.
-  state text NOT NULL DEFAULT 'reserved' CHECK (state IN ('reserved', 'answered', 'refused', 'lost')),
+  state text NOT NULL DEFAULT 'reserved' CHECK (state IN ('reserved', 'answered', 'refused', 'lost', 'unsent')),
   cost numeric GENERATED ALWAYS AS (
-    coalesce(billed_tokens, CASE state WHEN 'refused' THEN 0 ELSE tokens END) * price / 1000000) STORED,
+    coalesce(billed_tokens, CASE WHEN state IN ('refused', 'unsent') THEN 0 ELSE tokens END) * price / 1000000) STORED,
   reserved_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   send_at timestamptz NOT NULL,
   settled_at timestamptz
@@ -86,14 +86,15 @@ BEGIN
   END IF;
 END $$;
 
-CREATE FUNCTION migration.turn(p_request text, p_wait interval) RETURNS jsonb
+CREATE FUNCTION migration.turn(p_request text, p_wait interval, p_paused boolean) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
-  SELECT jsonb_build_object('request', p_request,
+  SELECT jsonb_build_object('request', p_request, 'paused', p_paused,
     'wait_seconds', greatest(0, extract(epoch FROM p_wait))::double precision)
 $$;
 
 -- Reserves a request (a uuid of the client's; asked for again, it is the same one), to be sent in so many seconds.
--- NULL instead of the request: it would be more than a minute, and nothing is reserved. What the provider said of its
+-- NULL instead of the request: it would be more than a minute, and nothing is reserved; paused tells whether that is
+-- the provider's wish, and not for the requests before it. What the provider said of its
 -- limits counts more than the limits given; NULL: none. p_price and p_budget are numbers.
 CREATE FUNCTION migration_api.reserve_embedding(p_request text, p_run text, p_entity text, p_account text,
   p_provider text, p_model text, p_texts bigint, p_tokens bigint, p_price text, p_budget text,
@@ -113,7 +114,7 @@ BEGIN
   asked := clock_timestamp();
   SELECT r.send_at INTO turn FROM migration.embedding_requests r WHERE r.request = p_request::uuid;
   IF FOUND THEN
-    RETURN migration.turn(p_request, turn - asked);
+    RETURN migration.turn(p_request, turn - asked, false);
   END IF;
   takes_requests := make_interval(secs => 60.0 / coalesce(account.requests_per_minute, p_requests_per_minute));
   takes_tokens := make_interval(secs => 60.0 * p_tokens / coalesce(account.tokens_per_minute, p_tokens_per_minute));
@@ -121,7 +122,7 @@ BEGIN
   turn := greatest(asked, account.paused_until, account.requests_until + least(takes_requests, burst) - burst,
     account.tokens_until + least(takes_tokens, burst) - burst);
   IF turn > asked + interval '1 min' THEN
-    RETURN migration.turn(NULL, turn - asked);
+    RETURN migration.turn(NULL, turn - asked, account.paused_until > asked + interval '1 min');
   END IF;
   PERFORM migration.spend(p_run, p_tokens * p_price::numeric / 1000000, p_budget::numeric);
   UPDATE migration.embedding_accounts a SET
@@ -132,7 +133,7 @@ BEGIN
   WHERE a.account = p_account AND (takes_requests IS NOT NULL OR takes_tokens IS NOT NULL);
   INSERT INTO migration.embedding_requests (request, run_id, entity, account, provider, model, texts, tokens, price, send_at)
   VALUES (p_request::uuid, p_run, p_entity, p_account, p_provider, p_model, p_texts, p_tokens, p_price::numeric, turn);
-  RETURN migration.turn(p_request, turn - asked);
+  RETURN migration.turn(p_request, turn - asked, false);
 END $$;
 
 -- Seconds until an account that has something left can take as much again; NULL: at once, or nobody knows.

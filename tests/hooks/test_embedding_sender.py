@@ -1,0 +1,172 @@
+"""The sender between a provider and a ledger that do what a test says, and what tasks share and leave behind."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from include.core.errors import MigrationError
+from include.embedding.prices import FREE, Price
+from include.embedding.provider import Answer
+from plugins.hooks.answer_spool import AnswerSpool
+from plugins.hooks.embedding_ledger import EmbeddingLedger, Turn
+from plugins.hooks.embedding_sender import Embedded, Sender, Text
+from plugins.hooks.openai_batches import OpenAIBatches
+from plugins.hooks.staging import StagedFolder
+from plugins.hooks.vectors import VectorStore
+from plugins.operators.embed import BuildIndexOperator
+from tests.embedding_server import POISON, EmbeddingServer, Fault, tokens_of
+from tests.hooks.test_embed_operators import PRICE, World, world  # noqa: F401 - a fixture
+
+
+@dataclass
+class Provider:
+    """Refuses some texts, and does something else before it answers."""
+
+    parallel: int = 1
+    max_inputs: int = 2
+    max_tokens_per_request: int = 1_000
+    poison: str = "?"
+    before: Callable[[Sequence[str]], None] = lambda _: None
+    sent: list[list[str]] = field(default_factory=list)
+    name: str = "openai"
+    model: str = "m"
+    dimensions: int = 4
+    semantic: bool = True
+    leaves: bool = True
+    account: str = "a"
+    max_tokens_per_input: int = 1_000
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    price: Price | None = FREE
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    def embed(self, texts: Sequence[str]) -> Answer:
+        self.sent.append(list(texts))
+        self.before(texts)
+        if self.poison in texts:
+            raise MigrationError("EMBEDDING_REFUSED", "", status=400)
+        return Answer(np.ones((len(texts), 4), np.float32), len(texts))
+
+
+class Ledger(EmbeddingLedger):
+    """Gives the turns it was told, then turns at once."""
+
+    def __init__(self, *turns: Turn) -> None:
+        self.turns = list(turns)
+        self.settled: dict[str, str] = {}
+        self._number = 0
+
+    def reserve(self, texts: int, tokens: int) -> Turn:  # noqa: ARG002 - the interface
+        self._number += 1
+        return self.turns.pop(0) if self.turns else Turn(f"r{self._number}", 0.0)
+
+    def settle(self, request: str, outcome: str, **_: Any) -> None:  # type: ignore[override]
+        self.settled[request] = outcome
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnswerSpool:
+    monkeypatch.setenv("MIGRATION_STAGING_URI", f"file://{tmp_path / 'staging'}")
+    return AnswerSpool("projects")
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the sender was to wait, which it does not."""
+    taken: list[float] = []
+
+    monkeypatch.setattr(Sender, "_wait", lambda _, seconds: taken.append(seconds))
+    return taken
+
+
+def texts(*words: str, size: int = 1) -> list[Text]:
+    return [Text(f"h{word}", word, 1, size) for word in words]
+
+
+def sender(provider: Provider, ledger: Ledger, spool: AnswerSpool, **values: Any) -> Sender:
+    return Sender(provider, ledger, spool, **{"max_retries": 0, "may_go_on": lambda: None, **values})
+
+
+def hashes(embedded: Iterator[Embedded]) -> list[str]:
+    return [content_hash for done in embedded for content_hash in done.hashes]
+
+
+class TestStopping:
+    def test_a_request_that_waits_for_its_turn_is_not_sent_and_not_paid_for(self, spool: AnswerSpool) -> None:
+        provider, ledger = Provider(), Ledger(Turn("r0", 30.0))
+        sending = sender(provider, ledger, spool)
+        threading.Timer(0.2, sending.stop).start()
+        started = time.monotonic()
+        with pytest.raises(MigrationError, match="RUN_STOPPED"):
+            hashes(sending.send(texts("a")))
+        assert time.monotonic() - started < 5
+        assert provider.sent == []
+        assert ledger.settled == {"r0": "unsent"}
+
+    def test_the_search_for_a_poisonous_text_ends_too(self, spool: AnswerSpool) -> None:
+        provider, ledger = Provider(max_inputs=8), Ledger()
+        sending = sender(provider, ledger, spool)
+        provider.before = lambda some: sending.stop() if len(some) == 4 else None
+        with pytest.raises(MigrationError, match="RUN_STOPPED"):
+            hashes(sending.send(texts(*"abcdefg?")))
+        assert len(provider.sent[-1]) == 4
+
+    def test_what_is_answered_meanwhile_is_handed_on(self, spool: AnswerSpool) -> None:
+        asked = iter([None, None, MigrationError("RUN_LOST", "")])
+
+        def may_go_on() -> None:
+            error = next(asked)
+            if error is not None:
+                raise error
+
+        found: list[str] = []
+        with pytest.raises(MigrationError, match="RUN_LOST"):
+            for done in sender(Provider(), Ledger(), spool, may_go_on=may_go_on).send(texts(*"abcdef")):
+                found += done.hashes
+        assert found == ["ha", "hb", "hc", "hd"]
+
+
+class TestTurns:
+    def test_a_turn_behind_many_others_is_waited_for(self, spool: AnswerSpool, naps: list[float]) -> None:
+        provider, ledger = Provider(), Ledger(Turn(None, 200.0), Turn(None, 90.0), Turn("r0", 30.0))
+        assert hashes(sender(provider, ledger, spool).send(texts("a"))) == ["ha"]
+        assert len(naps) == 3
+        assert 100 < naps[0] <= 200
+        assert naps[-1] == 30.0
+
+    def test_a_long_pause_is_left_to_the_retry_policy(self, spool: AnswerSpool, naps: list[float]) -> None:
+        provider, ledger = Provider(), Ledger(Turn(None, 200.0, paused=True))
+        with pytest.raises(MigrationError) as busy:
+            hashes(sender(provider, ledger, spool).send(texts("a")))
+        assert busy.value.code == "EMBEDDING_BUSY"
+        assert busy.value.facts["retry_after_seconds"] == 200.0
+        assert (provider.sent, naps) == ([], [])
+
+
+class TestRequests:
+    def test_a_text_of_many_bytes_goes_alone(self, spool: AnswerSpool) -> None:
+        provider = Provider(max_inputs=9)
+        assert hashes(sender(provider, Ledger(), spool).send(texts("a", "b", size=1_001))) == ["ha", "hb"]
+        assert provider.sent == [["a"], ["b"]]
+
+    def test_requests_stay_in_flight_while_answers_are_stored(self, spool: AnswerSpool) -> None:
+        provider = Provider(parallel=2, max_inputs=1)
+        at_most = 0
+        for done in sender(provider, Ledger(), spool).send(texts(*"abcdefghij")):
+            assert done.hashes
+            before, deadline = len(provider.sent), time.monotonic() + 0.3
+            while time.monotonic() < deadline and len(provider.sent) == before:
+                time.sleep(0.01)
+            at_most = max(at_most, len(provider.sent) - before)
+        assert at_most > 0
