@@ -416,6 +416,12 @@ def _of_services() -> Iterable[ErrorKind]:
         "Nothing to do: it gets one when a column of its document (docs/field-mapping.md) is filled.",
     )
     yield ErrorKind(
+        "EMBEDDING_PLAN_OUTDATED",
+        config,
+        "The embedding model is another one than this run planned with, and vectors of two are never mixed.",
+        "Clear the entity's task `ai_enhancement.<entity>_plan` together with what follows it, or trigger a new run.",
+    )
+    yield ErrorKind(
         "EMBEDDING_PRICE_UNKNOWN",
         config,
         "Nobody knows what the embedding model costs, so ai_budget could not be kept.",
@@ -467,7 +473,7 @@ def _of_services() -> Iterable[ErrorKind]:
         config,
         "The vectors in the target are of another model than the provider here makes, so nothing near means anything.",
         "Set the provider, model and dimensions that the message says the vectors have (MIGRATION_EMBEDDING_PROVIDER, "
-        "MIGRATION_EMBEDDING_MODEL, MIGRATION_EMBEDDING_DIMENSIONS), or trigger a run, which embeds with those set now.",
+        "MIGRATION_EMBEDDING_MODEL, MIGRATION_EMBEDDING_DIMENSIONS), or trigger a run: it embeds with those set now.",
     )
 
     yield ErrorKind(

@@ -7,7 +7,7 @@ checks every value again and refuses unknown keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -227,6 +227,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             [name for name, by_default in embedded.items() if by_default],
             "Embedded entities",
             "Whose documents are embedded, of the entities that the run migrates.",
+            variable="MIGRATION_AI_ENTITIES",
             choices=tuple(embedded),
         ),
         Param(
@@ -254,6 +255,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             "Embed clinical text",
             "Let clinical notes of cases into the embedded documents. Known names, e-mails, dates and numbers are"
             " removed first; what the database does not know may remain. With OpenAI it leaves your network.",
+            variable="MIGRATION_EMBED_CLINICAL_TEXT",
         ),
     ]
 
@@ -344,6 +346,32 @@ def _checked_names(param: Param, value: Collection[Any]) -> list[str]:
     return list(dict.fromkeys(value))
 
 
+def _integer(text: str) -> Any:
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+def _number(text: str) -> Any:
+    return float(text) if re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,12})?", text) else text
+
+
+def _boolean(text: str) -> Any:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _names(text: str) -> Any:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+# A value of the environment by the kind of its parameter; what cannot be read stays text.
+_READ: dict[str, Callable[[str], Any]] = {
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+    "array": _names,
+    "string": str,
+}
+
+
 def _with_default(param: Param, environment: Mapping[str, str]) -> Param:
     """The parameter with its default taken from the environment, if set there.
 
@@ -353,11 +381,7 @@ def _with_default(param: Param, environment: Mapping[str, str]) -> Param:
     text = environment.get(param.variable, "") if param.variable else ""
     if not text:
         return param
-    default: Any = text
-    if param.kind == "integer" and re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
-        default = int(text)
-    if param.kind == "number" and re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,12})?", text.strip()):
-        default = float(text)
+    default = _READ[param.kind](text.strip())
     if param.name == "log_level":
         default = text.strip().upper()
     return Param(**{**{f.name: getattr(param, f.name) for f in fields(param)}, "default": default})

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
+from include.core.errors import MigrationError
 from include.embedding.provider import Vectors
 from plugins.hooks.staging import StagedFolder, staging_root
 
@@ -42,7 +43,8 @@ class AnswerSpool:
 
     @cached_property
     def _folder(self) -> StagedFolder:
-        return StagedFolder(staging_root())
+        # The text can be guessed from a vector. The root may be anybody's, and belong to somebody else.
+        return StagedFolder(staging_root(), private=staging_root() / _KIND)
 
     def keep(self, hashes: Sequence[str], vectors: Vectors) -> str:
         """Keep an answer, whole or not at all; returns the name by which it is dropped.
@@ -58,8 +60,7 @@ class AnswerSpool:
 
     def wanted(self, hashes: Collection[str]) -> Iterator[Kept]:
         """Answers that hold a vector for any of the hashes."""
-        for name in self._folder.names(_KIND, self._entity) if hashes else ():
-            table = self._folder.read(_KIND, self._entity, name)
+        for name, table in self._answers(["hash", "embedding"]) if hashes else ():
             kept = table.column("hash").to_pylist()
             if not set(kept).isdisjoint(hashes):
                 lists = table.column("embedding").combine_chunks()
@@ -71,10 +72,21 @@ class AnswerSpool:
         Args:
             known: which of some hashes the target has a vector of.
         """
-        for name in self._folder.names(_KIND, self._entity):
-            hashes = self._folder.read(_KIND, self._entity, name, ["hash"]).column("hash").to_pylist()
+        for name, table in self._answers(["hash"]):
+            hashes = table.column("hash").to_pylist()
             if set(hashes) <= set(known(hashes)):
                 self.drop(name)
+
+    def _answers(self, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
+        """All answers; without those that another task has stored and dropped since their names were read."""
+        for name in self._folder.names(_KIND, self._entity):
+            try:
+                table = self._folder.read(_KIND, self._entity, name, columns)
+            except MigrationError as error:
+                if error.code != "STAGING_MISSING":
+                    raise
+                continue
+            yield name, table
 
     def drop(self, name: str) -> None:
         """Forget an answer: the target has it."""

@@ -141,9 +141,14 @@ class EmbeddingJobs:
         labels = {"entity": self._ledger.entity, "texts": digest}
         tokens = sum(text.tokens for text in texts.values())
         turn = self._ledger.reserve(len(texts), tokens)
-        number = self._batches.find(labels) or self._batches.submit(
-            {content_hash: text.text for content_hash, text in texts.items()}, labels
-        )
+        try:
+            number = self._batches.find(labels) or self._batches.submit(
+                {content_hash: text.text for content_hash, text in texts.items()}, labels
+            )
+        except MigrationError:
+            # If there is a job after all, whoever finds it reserves what it costs.
+            self._ledger.settle(turn.request, "refused")
+            raise
         job = {
             "share": self._share,
             "job": number,

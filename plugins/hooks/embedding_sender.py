@@ -236,4 +236,6 @@ class Sender:
     def _wait(self, seconds: float) -> None:
         """Sleep, unless nothing more is to be sent."""
         if self._stopped.wait(seconds):
-            raise MigrationError("RUN_STOPPED", "Another request of this task failed, or it is being stopped.")
+            raise MigrationError(
+                "RUN_STOPPED", "Another request of this task failed, or it is being stopped."
+            )

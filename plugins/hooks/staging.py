@@ -64,10 +64,15 @@ def run_folder(run_id: str) -> str:
 
 
 class StagedFolder:
-    """Tables as files below a root: ``<kind>/<entity>/<name>.parquet``."""
+    """Tables as files below a root: ``<kind>/<entity>/<name>.parquet``.
 
-    def __init__(self, root: ObjectStoragePath) -> None:
+    Args:
+        private: the folder that is closed to other users, where the root is not the migration's alone; else the root.
+    """
+
+    def __init__(self, root: ObjectStoragePath, private: ObjectStoragePath | None = None) -> None:
         self._root = root
+        self._private = private or root
 
     def write(self, kind: str, entity: str, batch: str, table: pa.Table) -> None:
         """Store a table, replacing an earlier attempt's.
@@ -83,7 +88,7 @@ class StagedFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if local:
-                Path(self._root.path).chmod(_PRIVATE)
+                Path(self._private.path).chmod(_PRIVATE)
             with written.open("wb") as sink:
                 pq.write_table(table, sink, compression="zstd")
             if local:

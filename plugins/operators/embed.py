@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk.exceptions import AirflowSkipException
 
+from include.core.errors import MigrationError
 from include.core.spec import Entity
 from include.core.tracking import Fates
+from include.embedding.content_hash import content_hashes
 from include.embedding.provider import EmbeddingProvider, Vectors
 from include.embedding.tokens import request_size
 from include.entities import ENTITIES
@@ -31,7 +33,6 @@ from plugins.hooks.vectors import VectorStore
 from plugins.operators.plan_embeddings import (
     TEXTS,
     price_of,
-    recipe_of,
     share_name,
     skip_without_ai,
     stored_form,
@@ -126,6 +127,7 @@ class _Share:
         self._beside = beside
         self._spool = AnswerSpool(entity.name)
         self._rows: pa.Table = StagingHook(run.run_id).read(TEXTS, entity.name, self.name)
+        _refuse_other_model(self._rows, self._provider)
         self._pending = self._rows
         self._clock, self._told_at = Clock(), time.monotonic()
         self.sent = self.refused = self.stored = self.tokens = 0
@@ -154,9 +156,13 @@ class _Share:
             ids, hashes = (rows.column(name).combine_chunks() for name in ("id", "hash"))
             wanted.append(rows.filter(self._store.lacking(ids, hashes)))
         self._pending = pa.concat_tables(wanted)
+        mine = set(self._rows.column("hash").to_pylist())
         for kept in self._spool.wanted(set(self._pending.column("hash").to_pylist())):
-            self._keep(kept.hashes, kept.vectors)
-            self._spool.drop(kept.name)
+            places = [place for place, content_hash in enumerate(kept.hashes) if content_hash in mine]
+            self._keep([kept.hashes[place] for place in places], kept.vectors[places])
+            # What was planned otherwise then may be another share's now; the rest is dropped behind all shares.
+            if len(places) == len(kept.hashes):
+                self._spool.drop(kept.name)
 
     def collect(self) -> Waiting | None:
         """Have the Batch API embed what is pending, and take its answers; None: it will not answer any more."""
@@ -182,8 +188,10 @@ class _Share:
             max_retries=self._run.settings.max_retries,
             may_go_on=self._may_go_on,
         )
+        clock, settled = Clock(), 0
         with self._operator.stopping(sender):
             for done in sender.send(texts):
+                settled += len(done.hashes) + len(done.refused)
                 self.sent += len(done.hashes) + len(done.refused)
                 self.refused += len(done.refused)
                 self.tokens += done.tokens
@@ -195,7 +203,7 @@ class _Share:
                     self._store.quarantine(
                         self._rows_of(list(done.refused)), done.refused, self._provider.model
                     )
-                self._tell(len(texts))
+                self._tell(settled / len(texts), clock)
 
     def _ledger(self, *, batch_api: bool) -> EmbeddingLedger:
         """The ledger of requests; jobs of the Batch API cost less, and have limits of their own."""
@@ -237,14 +245,29 @@ class _Share:
     def _may_go_on(self) -> None:
         self._tracking.stop_if_failed(fail_fast=self._run.settings.fail_fast)
 
-    def _tell(self, texts: int) -> None:
-        """A line in a steady rhythm."""
+    def _tell(self, share: float, clock: Clock) -> None:
+        """A line in a steady rhythm.
+
+        Args:
+            share: of what is to be sent, that which was since the clock was made.
+        """
         if time.monotonic() - self._told_at < _RHYTHM_SECONDS:
             return
         self._told_at = time.monotonic()
-        share = self.sent / max(texts, 1)
-        left = self._clock.seconds * (1 - share) / max(share, 0.001)
+        left = clock.seconds * (1 - share) / max(share, 0.001)
         self._operator.progress(f"{self._entity.name}: {share:.0%}, {self.told}, about {left:,.0f} s left")
+
+
+def _refuse_other_model(rows: pa.Table, provider: EmbeddingProvider) -> None:
+    """The hashes were made for one model: vectors of another one must not be known by them."""
+    row = rows.slice(0, 1)
+    if (
+        content_hashes(row.column("text"), provider.model, provider.dimensions)
+        != row.column("hash").combine_chunks()
+    ):
+        raise MigrationError(
+            "EMBEDDING_PLAN_OUTDATED", "", model=provider.model, dimensions=provider.dimensions
+        )
 
 
 class BuildIndexOperator(MigrationOperator):
@@ -260,5 +283,8 @@ class BuildIndexOperator(MigrationOperator):
             store = VectorStore(target, run.run_id, entity, embeddings)
             AnswerSpool(entity.name).forget(lambda hashes: store.known_hashes(pa.array(hashes, pa.string())))
             state = store.build_index()
-            store.remember_complete(recipe_of(run, embeddings, choose_provider()))
+            # As planned: the provider may have been changed since.
+            store.remember_complete(
+                EmbeddingLedger.facts(target, run.run_id)["estimates"][entity.name]["recipe"]
+            )
         self.progress(f"index on {embeddings.table}: {_INDEX[state]}, {clock.seconds:.1f} s")

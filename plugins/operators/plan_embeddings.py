@@ -45,6 +45,8 @@ _KEYS_PER_CALL = 25_000
 # Enough to be worth a task, few enough for one job of the Batch API and to be followed while it works.
 _TEXTS_PER_SHARE = 10_000
 _MOST_SHARES = 24
+# Fewer than OpenAI's lowest tier lets wait at the Batch API, and far from the most bytes of a job.
+_TOKENS_PER_SHARE = 2_000_000
 
 
 def share_name(number: int) -> str:
@@ -161,6 +163,7 @@ class PlanEmbeddingsOperator(MigrationOperator):
             "leaves": provider.leaves,
             "account": provider.account,
             "columns": columns_sent(plan.document, free_text=plan.free_text),
+            "recipe": plan.recipe,
             "documents": documents,
             "wanted": wanted,
             "texts": texts.number,
@@ -190,14 +193,14 @@ class _Plan:
         self.document = embeddings.document
         self.free_text = with_free_text(run, embeddings)
         self._store = VectorStore(target, run.run_id, entity, embeddings)
-        self._recipe = recipe_of(run, embeddings, provider)
+        self.recipe = recipe_of(run, embeddings, provider)
         self._redactor = Redactor(self._store.known_names()) if self.free_text else None
 
     def stored(self) -> Iterator[pa.Table]:
         """Document columns of the target's live rows that may lack a vector."""
         tracking = TrackingHook(self.target, self.run.run_id)
         scope = PlansHook(self.target, self.run.run_id).scope()
-        since = self._store.complete_since(self._recipe) if scope == "changes" else None
+        since = self._store.complete_since(self.recipe) if scope == "changes" else None
         whole = Partition(self.entity.name, 0, None, None)
         for rows in self._store.documents(whole, _DOCUMENTS_PER_CHUNK, since, free_text=self.free_text):
             tracking.stop_if_failed(fail_fast=self.run.settings.fail_fast)
@@ -345,7 +348,9 @@ def _stage_shares(staging: StagingHook, entity: str, texts: _Texts) -> list[dict
     if not texts.number:
         return [_share(entity, 0, 0)]
     of = max(
-        min(_MOST_SHARES, ceil(texts.number / _TEXTS_PER_SHARE)), ceil(texts.number / OpenAIBatches.max_texts)
+        min(_MOST_SHARES, ceil(texts.number / _TEXTS_PER_SHARE)),
+        ceil(texts.number / OpenAIBatches.max_texts),
+        min(texts.number, ceil(texts.tokens / _TOKENS_PER_SHARE)),
     )
     places = texts.rows.column("hash").combine_chunks().dictionary_encode().indices
     share = pc.floor(pc.divide(pc.multiply(places.cast(pa.float64()), of), texts.number)).cast(pa.int64())

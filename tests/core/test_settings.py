@@ -194,6 +194,22 @@ def test_the_environment_supplies_a_budget(text: str, budget: float) -> None:
     assert check({}, known(MIGRATION_AI_BUDGET=text)).ai_budget == budget
 
 
+def test_the_environment_says_what_every_night_embeds() -> None:
+    environment = {"MIGRATION_AI_ENTITIES": " patients , cases ", "MIGRATION_EMBED_CLINICAL_TEXT": " True "}
+    settings = check({}, known(**environment))
+    assert (settings.ai_entities, settings.embed_clinical_text) == (("patients", "cases"), True)
+    assert check({}, known(MIGRATION_EMBED_CLINICAL_TEXT="false")).embed_clinical_text is False
+
+
+@pytest.mark.parametrize("text", ["yes", "1", "on", "tru"])
+def test_clinical_text_is_allowed_by_no_other_word(text: str) -> None:
+    assert refused({}, MIGRATION_EMBED_CLINICAL_TEXT=text).facts["param"] == "embed_clinical_text"
+
+
+def test_an_entity_of_the_environment_that_has_no_documents_is_refused() -> None:
+    assert refused({}, MIGRATION_AI_ENTITIES="practices").facts["param"] == "ai_entities"
+
+
 @pytest.mark.parametrize("text", ["-1", "ten", "1e3", "nan", "inf", "1,5", "100001"])
 def test_a_bad_budget_of_the_environment_waits_for_the_check(text: str) -> None:
     assert refused({}, MIGRATION_AI_BUDGET=text).facts["param"] == "ai_budget"

@@ -33,11 +33,9 @@ CANARIES = (
     "canaryproject",
     "canaryplan",
 )
-CLINICAL = "canarynote"
-"""Of the notes, and no identifier: the setting lets it out."""
 # Parts of names, of addresses and of the date in any notation.
 IDENTIFIERS = (
-    *(canary for canary in CANARIES if canary != CLINICAL),
+    *CANARIES,
     *("zyxqw", "vutsr", "plokj", "mnbvh", ".example"),
     *(
         "1897",
@@ -236,15 +234,15 @@ class TestWhatLeavesThisSystem:
 
     def test_nor_any_other_person_of_the_database(self, traces: Traces) -> None:
         people = [value for (value,) in traces.databases.read(PEOPLE, source=True)]
-        assert len(people) > 200
+        assert len(people) > 100
         together = " ".join(traces.sent).lower()
         assert [value for value in people if value.lower() in together] == []
 
     def test_the_setting_lets_clinical_text_out(self, traces: Traces) -> None:
         """Otherwise nothing was removed from it."""
-        assert CLINICAL in " ".join(traces.sent)
         assert sum("Crowding of the lower front teeth" in text for text in traces.sent) > 1
-        assert any("align both arches" in text for text in traces.sent)
+        [marked] = [text for text in traces.sent if "align both arches" in text]
+        assert "Complaint: Dr. [name] of [e-mail] saw [name] overjet on [date]." in marked
 
     def test_every_kind_of_document_was_sent(self, traces: Traces) -> None:
         rows = traces.good.report

@@ -170,3 +170,139 @@ class TestRequests:
                 time.sleep(0.01)
             at_most = max(at_most, len(provider.sent) - before)
         assert at_most > 0
+
+
+class TestSpool:
+    def test_an_answer_that_another_task_drops_meanwhile_is_none_of_ours(
+        self, spool: AnswerSpool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept = spool.keep(["h1"], np.ones((1, 4), np.float32))
+        monkeypatch.setattr(StagedFolder, "names", lambda *_: ["gone", kept])
+        assert [answer.hashes for answer in spool.wanted({"h1"})] == [["h1"]]
+        spool.forget(lambda known: known)
+        assert list(spool.wanted({"h1"})) == []
+
+    def test_an_answer_for_two_shares_is_left_for_the_other(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        world.projects(*range(8))
+        run = world.run()
+        [share] = world.plan(run)
+        store = VectorStore.store
+        with monkeypatch.context() as patched:
+            patched.setattr(VectorStore, "store", self.gone)
+            with pytest.raises(MigrationError, match="TARGET_UNREACHABLE"):
+                world.send(run, share)
+        assert VectorStore.store is store
+        answered = world.server.sent.total()
+        # The next run's shares lie across the answers of four texts each.
+        monkeypatch.setattr("plugins.operators.plan_embeddings._TEXTS_PER_SHARE", 3)
+        world.embed(world.run("run-2"))
+        assert answered >= 4
+        assert len(world.vectors()) == 8
+        assert set(world.server.sent.values()) == {1}
+        assert list(spool_files(world)) == []
+
+    @staticmethod
+    def gone(*_: object) -> None:
+        raise MigrationError("TARGET_UNREACHABLE", "")
+
+
+def spool_files(world: World) -> Iterator[str]:  # noqa: F811, ARG001
+    yield from StagedFolder(AnswerSpool("projects")._folder._root).names("answers", "projects")
+
+
+class TestPlans:
+    def test_another_model_since_the_plan_is_refused(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        world.projects(*range(3))
+        run = world.run()
+        [share] = world.plan(run)
+        monkeypatch.setenv("MIGRATION_EMBEDDING_MODEL", "text-embedding-ada-002")
+        with pytest.raises(MigrationError) as refused:
+            world.send(run, share)
+        assert refused.value.code == "EMBEDDING_PLAN_OUTDATED"
+        assert world.server.requests == []
+        # Planned anew, it goes on.
+        world.embed(run)
+        assert len(world.vectors()) == 3
+
+    def test_complete_is_what_was_planned(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        world.projects(*range(3))
+        run = world.run()
+        for share in world.plan(run):
+            world.send(run, share)
+        monkeypatch.setenv("MIGRATION_EMBEDDING_MODEL", "text-embedding-ada-002")
+        BuildIndexOperator(task_id="ai_enhancement.index", entity="projects").step(run)
+        world.target.tracking("run-2", scope="changes")
+        [result] = world.embed(world.run("run-2"))
+        assert result["sent"] == 3
+
+    def test_planned_again_the_estimate_is_that_of_the_whole_run(self, world: World) -> None:  # noqa: F811
+        world.projects(*range(6))
+        run = world.run()
+        world.embed(run)
+        before = world.facts()["estimates"]["projects"]
+        world.embed(run)
+        assert world.facts()["estimates"]["projects"] == before
+        assert before["texts"] == 6
+
+    def test_texts_of_many_tokens_are_more_shares(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("plugins.operators.plan_embeddings._TOKENS_PER_SHARE", 50)
+        world.projects(*range(6))
+        tokens = sum(tokens_of(world.text(key)) for key in range(6))
+        assert len(world.plan(world.run())) == -(-tokens // 50)
+
+
+class TestJobs:
+    def test_what_could_not_be_submitted_costs_nothing(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        world.projects(*range(4))
+        run = world.run(ai_batch_api=True)
+        [share] = world.plan(run)
+
+        def unreachable(*_: object) -> str:
+            raise MigrationError("EMBEDDING_BUSY", "")
+
+        monkeypatch.setattr(OpenAIBatches, "submit", unreachable)
+        for _ in range(3):
+            with pytest.raises(MigrationError, match="EMBEDDING_BUSY"):
+                world.send(run, share)
+        assert world.facts()["spent"] == "0"
+
+
+class TestProgress:
+    def test_it_never_passes_all(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("plugins.operators.embed._RHYTHM_SECONDS", 0)
+        caplog.set_level("INFO")
+        world.projects(*range(10))
+        world.server.poison = {world.text(5): POISON}
+        run = world.run(ai_batch_api=True)
+        [share] = world.plan(run)
+        world.send(run, share)
+        lines = [record.getMessage() for record in caplog.records if " s left" in record.getMessage()]
+        assert lines
+        for line in lines:
+            assert int(line.split("%")[0].split()[-1]) <= 100, line
+            assert "about -" not in line, line

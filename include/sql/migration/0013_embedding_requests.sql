@@ -183,10 +183,17 @@ BEGIN
     IS DISTINCT FROM (n.requests, n.tokens, n.paused);
 END $$;
 
+-- Planned again after requests were made, an entity keeps the numbers that were estimated before the first.
 CREATE FUNCTION migration_api.record_embedding_estimate(p_run text, p_entity text, p_estimate jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
   PERFORM migration.hold_lock(p_run);
+  IF EXISTS (SELECT FROM migration.embedding_requests r WHERE r.run_id = p_run AND r.entity = p_entity) THEN
+    UPDATE migration.embedding_estimates e
+    SET estimate = e.estimate || (p_estimate - '{documents,wanted,texts,tokens,cost}'::text[])
+    WHERE e.run_id = p_run AND e.entity = p_entity AND NOT e.estimate @> p_estimate;
+    RETURN;
+  END IF;
   INSERT INTO migration.embedding_estimates AS e (run_id, entity, estimate) VALUES (p_run, p_entity, p_estimate)
   ON CONFLICT (run_id, entity) DO UPDATE SET estimate = excluded.estimate, recorded_at = now()
     WHERE e.estimate <> excluded.estimate;
@@ -216,7 +223,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
       WHERE e.run_id = p_run),
     'requests', (SELECT coalesce(jsonb_agg(r ORDER BY r.entity, r.provider, r.model, r.state), '[]') FROM (
       SELECT r.entity, r.provider, r.model, r.state, count(*) AS requests, sum(r.texts) AS texts,
-        sum(r.tokens) AS tokens, sum(r.billed_tokens) AS billed_tokens, trim_scale(sum(r.cost))::text AS cost
+        sum(r.tokens) AS tokens, sum(coalesce(r.billed_tokens, CASE WHEN r.state IN ('refused', 'unsent') THEN 0 ELSE r.tokens END)) AS billed_tokens, trim_scale(sum(r.cost))::text AS cost
       FROM migration.embedding_requests r WHERE r.run_id = p_run GROUP BY 1, 2, 3, 4) r),
     'refused', (SELECT coalesce(jsonb_agg(q ORDER BY q.entity, q.code), '[]') FROM (
       SELECT q.entity, q.code, count(*) AS rows FROM migration.embedding_quarantine q
