@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -29,23 +30,25 @@ def embeddings(facts: Mapping[str, Any], budget: float | None) -> dict[str, Any]
             entity and code, ``spent``: see plugins/hooks/embedding_ledger.py. Empty where nothing is known.
         budget: the run's ai_budget.
     """
-    estimates, requests = facts.get("estimates", {}), facts.get("requests", [])
-    refused = facts.get("refused", [])
-    names = list(dict.fromkeys([*estimates, *(request["entity"] for request in requests)]))
-    entities = [
-        _entity(
-            name,
-            estimates.get(name, {}),
-            [request for request in requests if request["entity"] == name and request["state"] in _COMPUTED],
-            sum(row["rows"] for row in refused if row["entity"] == name),
-        )
-        for name in names
-    ]
+    estimates, refused = facts.get("estimates", {}), facts.get("refused", [])
+    requests: dict[str, list[Mapping[str, Any]]] = {name: [] for name in estimates}
+    for request in facts.get("requests", []):
+        requests.setdefault(request["entity"], []).append(request)
     return {
-        "entities": entities,
+        "entities": [
+            _entity(
+                name,
+                estimates.get(name, {}),
+                [request for request in made if request["state"] in _COMPUTED],
+                sum(row["rows"] for row in refused if row["entity"] == name),
+            )
+            for name, made in requests.items()
+        ],
         "spent": str(facts.get("spent", "0")),
         "budget": budget,
-        "left": [line for entity in entities if (line := _left(entity, estimates.get(entity["entity"], {})))],
+        "left": list(
+            filter(None, (_left(name, estimates.get(name, {}), made) for name, made in requests.items()))
+        ),
     }
 
 
@@ -60,19 +63,32 @@ def _entity(
         **{f"estimated_{what}": estimate.get(what) for what in ("texts", "tokens", "cost")},
         "requests": sum(request["requests"] for request in requests),
         "texts": sum(request["texts"] for request in requests),
-        # What the provider did not say is what was reserved.
-        "tokens": sum(request["billed_tokens"] or request["tokens"] for request in requests),
+        "tokens": sum(request["billed_tokens"] for request in requests),
         "cost": str(sum((Decimal(request["cost"] or 0) for request in requests), Decimal(0))),
         "refused": refused,
     }
 
 
-def _left(entity: Mapping[str, Any], estimate: Mapping[str, Any]) -> str:
+def _left(name: str, estimate: Mapping[str, Any], requests: Sequence[Mapping[str, Any]]) -> str:
     """What left this system, to whom, and what it was made of."""
-    if not estimate.get("leaves") or not entity["texts"]:
+    if not estimate.get("leaves"):
+        return ""
+    # An account is named after its provider; a run may have gone on with one that keeps texts here.
+    to_it = [request for request in requests if estimate["account"].startswith(request["provider"])]
+    texts = _texts_sent(estimate, to_it)
+    if not texts:
         return ""
     columns = ", ".join(estimate["columns"])
-    return f"{entity['texts']:,} texts of {entity['entity']} to {estimate['account']}, made of {columns}"
+    return f"{texts:,} texts of {name} to {estimate['account']}, made of {columns}"
+
+
+def _texts_sent(estimate: Mapping[str, Any], requests: Sequence[Mapping[str, Any]]) -> int:
+    """Each text once: those that were refused left as well, and by several requests where they were repeated."""
+    sums: Counter[str] = Counter()
+    for request in requests:
+        sums[request["state"]] += request["texts"]
+    sent = sums.total() - sums["unsent"]
+    return max(sums["answered"], min(sent, estimate.get("texts") or sent))
 
 
 def what_left(report: Mapping[str, Any]) -> str:

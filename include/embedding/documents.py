@@ -27,7 +27,7 @@ CONTENT_TYPES = ("case_summary", "treatment_plan", "notes", "diagnosis")
 KNOWN = "known"
 """Column of the rows with free text: the identifiers of the people it is about, as a list."""
 
-_RENDERING = 1
+_RENDERING = 2
 """Raised whenever the same rows give other texts than before."""
 
 _MAIN = "t"

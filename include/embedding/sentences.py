@@ -52,11 +52,11 @@ class Kind(StrEnum):
     CODES = "codes"
     """An array of codes: sorted, each once, separated by commas."""
     FLAG = "flag"
-    """A boolean: "Active." or "Not active."."""
+    """A boolean: "Active." where it is true; what is not so stays unsaid."""
     MONTH = "month"
     """A date or timestamp, by its month in UTC only: "March 2024"."""
     NUMBER_BAND = "number_band"
-    """A number, by the band it falls in: "10 to 50 MB"."""
+    """A number, by the band it falls in: "medium, 10 to 50 MB"."""
 
 
 # Read as PostgreSQL prints them: as JSON numbers they might be inexact, and NaN would be a text among them.
@@ -74,6 +74,7 @@ class DocumentColumn:
         bands: for number bands, the ascending limits in ``unit``; a value on a limit is in the band above.
         unit: for number bands, what the limits are counted in ("MB"); may be empty.
         unit_size: for number bands, how much of the column's value makes one unit (1e6 for bytes to MB).
+        band_names: for number bands, a word for each ("small"), for models do not know what is large; may be empty.
     """
 
     column_sql: str
@@ -82,6 +83,7 @@ class DocumentColumn:
     bands: tuple[float, ...] = ()
     unit: str = ""
     unit_size: float = 1.0
+    band_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_column(self.column_sql, self.label)
@@ -89,6 +91,8 @@ class DocumentColumn:
             raise ValueError(f"column {self.column_sql}: bands belong to number bands and only there")
         if list(self.bands) != sorted(set(self.bands)) or self.unit_size <= 0:
             raise ValueError(f"column {self.column_sql}: bands must ascend and unit_size be positive")
+        if self.band_names and len(self.band_names) != (len(self.bands) + 1) * bool(self.bands):
+            raise ValueError(f"column {self.column_sql}: name all of its bands, or none")
 
     @property
     def table(self) -> str:
@@ -150,8 +154,8 @@ def _elements(array: str) -> list[str | None]:
 def sentence(column: DocumentColumn, values: pa.Array) -> pa.Array:
     """One sentence per value; NULL and blank values have none: NULL."""
     if column.kind is Kind.FLAG:
-        negated = f"Not {column.label[0].lower()}{column.label[1:]}."
-        return pc.if_else(values.cast(pa.bool_()), f"{column.label}.", negated)
+        # What is not so stays unsaid: to a model "not deleted" is much like "deleted".
+        return pc.if_else(values.cast(pa.bool_()), f"{column.label}.", pa.scalar(None, pa.string()))
     return closed(column.label, _WORDS[column.kind](column, values).cast(pa.string()))
 
 
@@ -219,9 +223,11 @@ def _number_band(column: DocumentColumn, values: pa.Array) -> pa.Array:
 def _band_words(column: DocumentColumn) -> list[str]:
     limits = [f"{limit:.15g}" for limit in column.bands]
     between = [f"{low} to {high}" for low, high in pairwise(limits)]
-    return [f"{words} {column.unit}".rstrip() for words in (f"under {limits[0]}", *between)] + [
-        f"{limits[-1]} {column.unit}".rstrip() + " or more"
-    ]
+    words = [f"{words} {column.unit}".rstrip() for words in (f"under {limits[0]}", *between)]
+    words.append(f"{limits[-1]} {column.unit}".rstrip() + " or more")
+    if not column.band_names:
+        return words
+    return [f"{name}, {band}" for name, band in zip(column.band_names, words, strict=True)]
 
 
 _WORDS: dict[Kind, Callable[[DocumentColumn, pa.Array], pa.Array]] = {

@@ -140,7 +140,13 @@ ENTITY = Entity(
                 DocumentColumn("t.project_type", "Project of type"),
                 DocumentColumn("t.status", "Status"),
                 DocumentColumn(
-                    "t.file_size", "Size", Words.NUMBER_BAND, bands=(1, 10, 50, 200), unit="MB", unit_size=1e6
+                    "t.file_size",
+                    "Size",
+                    Words.NUMBER_BAND,
+                    bands=(1, 10, 50, 200),
+                    unit="MB",
+                    unit_size=1e6,
+                    band_names=("very small", "small", "medium", "large", "very large"),
                 ),
                 DocumentColumn("t.created_at", "Created in", Words.MONTH),
                 DocumentColumn("c.case_type", "Case type"),

@@ -140,19 +140,20 @@ class EmbeddingJobs:
         digest = hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:32]
         labels = {"entity": self._ledger.entity, "texts": digest}
         tokens = sum(text.tokens for text in texts.values())
-        turn = self._ledger.reserve(len(texts), tokens)
+        # Jobs are not paced, so there is always a turn.
+        request = str(self._ledger.reserve(len(texts), tokens).request)
         try:
             number = self._batches.find(labels) or self._batches.submit(
                 {content_hash: text.text for content_hash, text in texts.items()}, labels
             )
         except MigrationError:
             # If there is a job after all, whoever finds it reserves what it costs.
-            self._ledger.settle(turn.request, "refused")
+            self._ledger.settle(request, "refused")
             raise
         job = {
             "share": self._share,
             "job": number,
-            "request": turn.request,
+            "request": request,
             "state": "submitted",
             "texts": len(texts),
             "submitted_at": time.time(),

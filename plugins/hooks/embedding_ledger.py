@@ -141,8 +141,8 @@ class EmbeddingLedger:
         """What a run expected and did.
 
         ``estimates`` by entity; ``requests``: a list of entity, provider, model, state, and the sums of requests,
-        texts, tokens, billed_tokens and cost; ``refused``: a list of entity, code, rows; ``spent``. Money is text,
-        in US dollars.
+        texts, tokens, billed_tokens (those reserved where the provider did not say) and cost; ``refused``: a list of
+        entity, code, rows; ``spent``. Money is text, in US dollars.
         """
         return dict(target.call("embedding_facts", run=run_id))
 

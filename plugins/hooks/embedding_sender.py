@@ -122,11 +122,11 @@ class Sender:
                         if failure is None:
                             some = [texts[place] for place in batches.popleft()]
                             flying.add(pool.submit(self._embed, some))
-                    # Handed on while the next ones are on their way.
-                    yield from (future.result() for future in landed if future.exception() is None)
                     if failure is not None:
                         self._stopped.set()
                         batches.clear()
+                    # Handed on while the next ones are on their way.
+                    yield from (future.result() for future in landed if future.exception() is None)
                     landed, flying = wait(flying, _POLL_SECONDS, FIRST_COMPLETED)
                     failure = failure or next(filter(None, (future.exception() for future in landed)), None)
             finally:

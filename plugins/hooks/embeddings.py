@@ -264,6 +264,7 @@ _NUMBERS = {
     "parallel": ("MIGRATION_EMBEDDING_PARALLEL", "parallel", _MOST_PARALLEL),
     "texts_per_request": ("MIGRATION_EMBEDDING_TEXTS_PER_REQUEST", "max_inputs", 2_048),
     "tokens_per_request": ("MIGRATION_EMBEDDING_TOKENS_PER_REQUEST", "max_tokens_per_request", 300_000),
+    "timeout_seconds": ("MIGRATION_EMBEDDING_TIMEOUT_SECONDS", "timeout_seconds", 3_600),
     "tokens_per_text": ("MIGRATION_EMBEDDING_TOKENS_PER_TEXT", "max_tokens_per_input", 300_000),
 }
 _MONEY = ("price_per_million_tokens", "batch_price_per_million_tokens")

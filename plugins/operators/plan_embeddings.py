@@ -142,16 +142,20 @@ class PlanEmbeddingsOperator(MigrationOperator):
             self._tell(run, plan, number, wanted.num_rows, texts)
             if run.settings.dry_run:
                 return []
-            TrackingHook(target, run.run_id).record_batch(
-                clock.ledger_row(
-                    run,
-                    entity=entity.name,
-                    phase=self.phase,
-                    batch=PLAN,
-                    fates=Fates(number - texts.rows.num_rows, unchanged=number - texts.rows.num_rows),
+            shares = _stage_shares(StagingHook(run.run_id), entity.name, texts)
+            done = number - texts.rows.num_rows
+            tracking = TrackingHook(target, run.run_id)
+            planned = {share_name(share["number"]) for share in shares if share["texts"]}
+            # Rows of shares that an earlier plan of the run had, and this one has not, are among those done.
+            gone = tracking.done_batches(entity.name, self.phase, "s") - planned
+            for batch, fates in [
+                *((name, Fates(0)) for name in sorted(gone)),
+                (PLAN, Fates(done, unchanged=done)),
+            ]:
+                tracking.record_batch(
+                    clock.ledger_row(run, entity=entity.name, phase=self.phase, batch=batch, fates=fates)
                 )
-            )
-        return _stage_shares(StagingHook(run.run_id), entity.name, texts)
+        return shares
 
     def _tell(self, run: Run, plan: _Plan, documents: int, wanted: int, texts: _Texts) -> None:
         """The estimate, before anything is sent: to the log, to the report, and as a warning above the budget."""

@@ -102,7 +102,7 @@ def case_rows(**changes: list[object]) -> pa.Table:
 def test_sentences_follow_the_allow_list_and_skip_what_is_unknown() -> None:
     assert PROJECTS.render(project_rows()).to_pylist() == [
         "Project of type treatment plan. Status draft. Case type refinement. Created in March 2024. "
-        "File size 10 to 100 MB. Not public.",
+        "File size 10 to 100 MB.",
         "Project of type aligner design. Case type active treatment. Public.",
         None,
     ]
@@ -215,8 +215,7 @@ def test_staged_rows_read_those_they_refer_to() -> None:
     rows = PROJECTS.staged_rows(clean, {"c": staged(id=["a", "b"], case_type=["initial", "refinement"])})
     assert rows.column("legacy_id").to_pylist() == ["10", "20", "30"]
     assert PROJECTS.render(rows).to_pylist() == [
-        "Project of type model. Case type refinement. Created in February 2024. File size 10 to 100 MB. "
-        "Not public.",
+        "Project of type model. Case type refinement. Created in February 2024. File size 10 to 100 MB.",
         "Project of type model. Public.",
         "Project of type model.",
     ]

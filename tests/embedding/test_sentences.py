@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import locale
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -103,10 +104,17 @@ def test_an_exact_number_is_never_written() -> None:
     assert text == ["Label 1000000 to 100000000 bytes."]
 
 
+def test_bands_may_have_names() -> None:
+    options: dict[str, Any] = {"bands": (1, 10), "unit": "MB", "band_names": ("small", "medium", "large")}
+    assert one(Kind.NUMBER_BAND, pa.array([0, 1, 10]), "Size", **options) == [
+        *("Size small, under 1 MB.", "Size medium, 1 to 10 MB.", "Size large, 10 MB or more.")
+    ]
+
+
 def test_flags_read_as_a_statement() -> None:
     assert one(Kind.FLAG, pa.array([True, False, None]), "Read only") == [
         "Read only.",
-        "Not read only.",
+        None,
         None,
     ]
 
@@ -141,7 +149,7 @@ def test_moments_that_have_no_month_are_left_out() -> None:
 
 def test_flags_in_both_of_postgresqls_forms() -> None:
     assert from_texts(Kind.FLAG, ["t", "f", "true", "false", None]) == [
-        *("Label.", "Not label.", "Label.", "Not label.", None)
+        *("Label.", None, "Label.", None, None)
     ]
 
 
@@ -188,6 +196,8 @@ def test_only_plain_columns_are_taken(column_sql: str) -> None:
         {"kind": Kind.NUMBER_BAND, "bands": (2, 1)},
         {"kind": Kind.NUMBER_BAND, "bands": (1, 1)},
         {"kind": Kind.NUMBER_BAND, "bands": (1,), "unit_size": 0},
+        {"kind": Kind.NUMBER_BAND, "bands": (1,), "band_names": ("small",)},
+        {"band_names": ("small", "large")},
     ],
 )
 def test_columns_that_make_no_sense_are_refused(options: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Whole runs that embed with the real client, against a provider on a socket: one job, a spent budget, one bad text."""
+"""Whole runs that embed with the real client, against a provider on a socket: a job, a spent budget, one bad text."""
 
 from __future__ import annotations
 
@@ -58,9 +58,10 @@ def vectors(databases: Databases) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class Runs:
-    """Three runs into one target, and what was known after each.
+    """Four runs into one target, and what was known after each.
 
     Attributes:
+        dry: predicts the next one.
         job: a first load through the Batch API.
         spent: every row changed; the budget allows about half of the texts.
         rest: enough of a budget, and a text that the provider refuses.
@@ -70,6 +71,8 @@ class Runs:
 
     databases: Databases
     server: EmbeddingServer
+    dry: Outcome
+    requests_of_dry: int
     job: Outcome
     after_job: dict[int, str]
     texts_of_job: dict[int, str]
@@ -98,6 +101,10 @@ def runs(own_airflow: Airflow, make_databases: MakeDatabases) -> Iterator[Runs]:
             "MIGRATION_EMBEDDING_TEXTS_PER_REQUEST": str(TEXTS_PER_REQUEST),
             "MIGRATION_EMBEDDING_PARALLEL": "1",
         }
+        dry = own_airflow.run(
+            databases, environment=environment, ai_batch_api=True, **{**RUN, "dry_run": True}
+        )
+        requests_of_dry = len(server.requests)
         job = own_airflow.run(databases, environment=environment, ai_batch_api=True, **RUN)
         after_job, texts_of_job, tokens = vectors(databases), documents(databases), server.tokens
         requests = len(server.embedding_requests)
@@ -119,6 +126,8 @@ def runs(own_airflow: Airflow, make_databases: MakeDatabases) -> Iterator[Runs]:
         yield Runs(
             databases,
             server,
+            dry,
+            requests_of_dry,
             job,
             after_job,
             texts_of_job,
@@ -132,6 +141,27 @@ def runs(own_airflow: Airflow, make_databases: MakeDatabases) -> Iterator[Runs]:
             poison,
             dict(server.answered),
         )
+
+
+class TestDryRun:
+    def test_it_sends_nothing(self, runs: Runs) -> None:
+        assert runs.dry.state == "success", runs.dry.log[-4000:]
+        assert runs.requests_of_dry == 0
+        assert runs.dry.report_folder is not None
+        assert "What left this system: nothing." in (runs.dry.report_folder / "summary.txt").read_text()
+
+    def test_it_says_what_the_real_run_then_sends_and_pays(self, runs: Runs) -> None:
+        assert runs.dry.report is not None
+        assert runs.job.report is not None
+        [expected] = runs.dry.report["embeddings"]["entities"]
+        [actual] = runs.job.report["embeddings"]["entities"]
+        assert expected["documents"] == actual["documents"] == len(runs.texts_of_job)
+        for what in ("texts", "tokens"):
+            assert expected[f"estimated_{what}"] == actual[what] > 0
+        assert Decimal(expected["estimated_cost"]) == Decimal(actual["cost"]) > 0
+        texts, tokens = expected["estimated_texts"], expected["estimated_tokens"]
+        said = f"{texts:,} texts, {tokens:,} tokens, {Decimal(expected['estimated_cost']):.4f} US dollars"
+        assert said in runs.dry.log
 
 
 class TestBatchApi:

@@ -55,12 +55,15 @@ class TestDryRun:
         loading = {task for task, state in states if state == "skipped" and task.startswith("loading")}
         assert loading == {"loading.phase_2a_files.copy_files[-1]"}
 
-
     def test_the_cost_of_embedding_is_predicted_to_the_token(self, first_runs: FirstRuns) -> None:
         assert first_runs.dry.report is not None
         assert first_runs.real.report is not None
         predicted, real = (run.report["embeddings"]["entities"] for run in (first_runs.dry, first_runs.real))
-        assert sorted(entity["entity"] for entity in predicted) == ["cases", "projects", "workflow_template_tasks"]
+        assert sorted(entity["entity"] for entity in predicted) == [
+            "cases",
+            "projects",
+            "workflow_template_tasks",
+        ]
         for before, after in zip(predicted, real, strict=True):
             assert (before["texts"], before["tokens"], before["requests"]) == (0, 0, 0)
             for what in ("texts", "tokens"):

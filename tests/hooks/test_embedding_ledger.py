@@ -113,7 +113,7 @@ class TestLimits:
             opened.image(f"migration.embedding_{table}") for table in ("accounts", "requests", "spending")
         ]
         turn = book.reserve(1, 1)
-        assert turn.request is None
+        assert (turn.request, turn.paused) == (None, False)
         assert turn.wait_seconds == pytest.approx(89.5, abs=1)
         after = [
             opened.image(f"migration.embedding_{table}") for table in ("accounts", "requests", "spending")
@@ -160,6 +160,13 @@ class TestLimits:
         book.settle(first, "refused", pause=7.0)
         book.settle(second, "refused", pause=2.0)
         assert waits(ledger(opened.api, entity="cases"), 10) == near(7)
+
+    def test_a_pause_of_more_than_a_minute_is_told_from_a_long_line(self, opened: Target) -> None:
+        book = ledger(opened.api)
+        book.settle(reserved(book.reserve(1, 10)), "refused", pause=120.0)
+        turn = ledger(opened.api, entity="cases").reserve(1, 10)
+        assert (turn.request, turn.paused) == (None, True)
+        assert turn.wait_seconds == pytest.approx(120, abs=2)
 
     def test_jobs_of_the_batch_api_wait_for_nothing(self, opened: Target) -> None:
         provider = Provider(tokens_per_minute=60)
@@ -250,6 +257,12 @@ class TestBudget:
         waits(book, 35)
         with pytest.raises(MigrationError):
             book.reserve(1, 1)
+
+    def test_what_was_not_sent_costs_nothing(self, opened: Target) -> None:
+        book = ledger(opened.api, budget=Decimal(1))
+        book.settle(reserved(book.reserve(1, 90)), "unsent")
+        assert self.spent(opened) == 0
+        assert book.reserve(1, 90).request is not None
 
     def test_it_is_settled_once(self, opened: Target) -> None:
         book = ledger(opened.api)
@@ -365,8 +378,8 @@ class TestRun:
             "estimates": {"projects": {"texts": 4, "cost": "0.5"}},
             "requests": [
                 self.facts("answered", requests=2, texts=4, tokens=50, billed_tokens=49, cost="0.49"),
-                self.facts("refused", requests=1, texts=2, tokens=40, billed_tokens=None, cost="0"),
-                self.facts("reserved", requests=1, texts=2, tokens=5, billed_tokens=None, cost="0.05"),
+                self.facts("refused", requests=1, texts=2, tokens=40, billed_tokens=0, cost="0"),
+                self.facts("reserved", requests=1, texts=2, tokens=5, billed_tokens=5, cost="0.05"),
             ],
             "refused": [],
             "spent": "0.54",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from include.core import report_ai
 from include.core.errors import MigrationError
 from include.embedding.prices import FREE, Price
 from include.embedding.provider import Answer
@@ -24,7 +24,8 @@ from plugins.hooks.staging import StagedFolder
 from plugins.hooks.vectors import VectorStore
 from plugins.operators.embed import BuildIndexOperator
 from tests.embedding_server import POISON, EmbeddingServer, Fault, tokens_of
-from tests.hooks.test_embed_operators import PRICE, World, world  # noqa: F401 - a fixture
+from tests.hooks.loading import case, patient
+from tests.hooks.test_embed_operators import World, world  # noqa: F401 - a fixture
 
 
 @dataclass
@@ -67,11 +68,11 @@ class Ledger(EmbeddingLedger):
         self.settled: dict[str, str] = {}
         self._number = 0
 
-    def reserve(self, texts: int, tokens: int) -> Turn:  # noqa: ARG002 - the interface
+    def reserve(self, texts: int, tokens: int) -> Turn:
         self._number += 1
         return self.turns.pop(0) if self.turns else Turn(f"r{self._number}", 0.0)
 
-    def settle(self, request: str, outcome: str, **_: Any) -> None:  # type: ignore[override]
+    def settle(self, request: str, outcome: str, **_: Any) -> None:
         self.settled[request] = outcome
 
 
@@ -131,9 +132,9 @@ class TestStopping:
                 raise error
 
         found: list[str] = []
+        sending = sender(Provider(), Ledger(), spool, may_go_on=may_go_on).send(texts(*"abcdef"))
         with pytest.raises(MigrationError, match="RUN_LOST"):
-            for done in sender(Provider(), Ledger(), spool, may_go_on=may_go_on).send(texts(*"abcdef")):
-                found += done.hashes
+            found.extend(content_hash for done in sending for content_hash in done.hashes)
         assert found == ["ha", "hb", "hc", "hd"]
 
 
@@ -210,7 +211,7 @@ class TestSpool:
         raise MigrationError("TARGET_UNREACHABLE", "")
 
 
-def spool_files(world: World) -> Iterator[str]:  # noqa: F811, ARG001
+def spool_files(world: World) -> Iterator[str]:  # noqa: F811
     yield from StagedFolder(AnswerSpool("projects")._folder._root).names("answers", "projects")
 
 
@@ -255,6 +256,43 @@ class TestPlans:
         world.embed(run)
         assert world.facts()["estimates"]["projects"] == before
         assert before["texts"] == 6
+
+    @pytest.mark.parametrize("account", ["local m", "openai other.example.com m"])
+    def test_planned_again_with_another_provider_what_left_stays_told(
+        self,
+        world: World,  # noqa: F811
+        account: str,
+    ) -> None:
+        world.projects(*range(6))
+        run = world.run()
+        world.embed(run)
+        before = world.facts()["estimates"]["projects"]
+        after = {**before, "account": account, "leaves": account.startswith("openai"), "texts": 0}
+        EmbeddingLedger.record_estimate(world.target.api, "run-1", "projects", after)
+        kept = world.target.image("migration.embedding_estimates")
+        EmbeddingLedger.record_estimate(world.target.api, "run-1", "projects", after)
+        assert world.target.image("migration.embedding_estimates") == kept
+        told = report_ai.what_left({"embeddings": report_ai.embeddings(world.facts(), 5.0)})
+        assert f"6 texts of projects to {before['account']}" in told
+        assert told.count(account) == after["leaves"]
+
+    def test_planned_again_each_row_is_counted_once(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("plugins.operators.plan_embeddings._TEXTS_PER_SHARE", 4)
+        world.projects(*range(12))
+        run = world.run()
+        for share in world.plan(run)[:2]:
+            world.send(run, share)
+        counted = (
+            "SELECT sum(extracted), sum(inserted + unchanged)"
+            " FROM migration.batches WHERE phase = 'ai_enhancement'"
+        )
+        for _ in range(2):  # the second time nothing is left
+            world.embed(run)
+            assert world.target.all(counted) == [(12, 12)]
 
     def test_texts_of_many_tokens_are_more_shares(
         self,
@@ -306,3 +344,65 @@ class TestProgress:
         for line in lines:
             assert int(line.split("%")[0].split()[-1]) <= 100, line
             assert "about -" not in line, line
+
+
+class TestTasks:
+    def test_a_long_retry_after_leaves_the_worker_to_others(self, world: World) -> None:  # noqa: F811
+        world.projects(*range(8))
+        world.server.faults.append(Fault(429, {"Retry-After": "120"}, error={"code": "rate_limit_exceeded"}))
+        run = world.run(max_retries=3)
+        [share] = world.plan(run)
+        for _ in range(2):  # the second time the target knows
+            with pytest.raises(MigrationError) as busy:
+                world.send(run, share)
+            assert (busy.value.code, busy.value.transient) == ("EMBEDDING_BUSY", True)
+            asked = busy.value.facts["retry_after_seconds"]
+            assert isinstance(asked, float)
+            assert 110 < asked <= 120
+        assert len(world.server.embedding_requests) == 2
+        assert len(world.vectors()) == 4, "what was answered stays"
+
+    def test_a_run_that_lost_its_lock_sends_nothing_more(
+        self,
+        world: World,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        world.projects(*range(60))
+        run = world.run()
+        [share] = world.plan(run)
+        items = EmbeddingServer.items
+
+        def lose(server: EmbeddingServer, *request: Any) -> Any:
+            world.target.connection.execute("DELETE FROM migration.run_lock")
+            return items(server, *request)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(EmbeddingServer, "items", lose)
+            with pytest.raises(MigrationError, match="RUN_LOST"):
+                world.send(run, share)
+        assert len(world.server.embedding_requests) <= 4, "those in flight"
+        assert world.vectors() == {}
+        world.embed(world.run("run-2"))
+        assert len(world.vectors()) == 60
+        assert set(world.server.sent.values()) == {1}
+
+    @pytest.mark.parametrize("target", ["rest"], indirect=True)
+    def test_through_the_api_it_is_the_same(self, world: World) -> None:  # noqa: F811
+        world.projects(*range(12))
+        world.server.poison = {world.text(5): POISON}
+        assert world.embed(world.run(load_via="rest")) == [{"rows": 11, "sent": 12, "refused": 1}]
+        assert set(world.vectors()) == set(range(12)) - {5}
+        assert world.embed(world.run("run-2", load_via="rest")) == [{"rows": 0, "sent": 0, "refused": 0}]
+
+    def test_any_text_is_embedded_and_one_that_is_too_long_is_marked(self, world: World) -> None:  # noqa: F811
+        titles = ["Ünïcödé 牙科 🦷 \u202e", "<|endoftext|>", "word " * 60_000, "🦷" * 20_000, "-" * 100_000]
+        world.target.load("patients", [patient(1)], run="run-0")
+        rows = [case(key, 1, title=title) for key, title in enumerate(titles)]
+        world.target.load("cases", rows, run="run-0")
+        world.embed(world.run(), "cases")
+        marked = world.target.all(
+            "SELECT left(v.content_text, 9), v.metadata ? 'shortened' FROM public.case_embeddings v"
+        )
+        expected = {"Ünï": False, "<|e": False, "wor": True, "🦷🦷🦷": True, "---": False}
+        assert dict(marked) == {f"Order {beginning}": cut for beginning, cut in expected.items()}
+        assert world.facts()["estimates"]["cases"]["tokens"] == world.server.tokens

@@ -6,11 +6,13 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from airflow.sdk import ObjectStoragePath
 
 from include.core.errors import MigrationError
+from plugins.hooks.answer_spool import AnswerSpool
 from plugins.hooks.staging import StagingHook, check_writable, default_root, run_folder
 
 RAW = pa.table({"legacy_id": ["1", "2", None], "t.text": ["", None, 'a "quoted"\nline']})
@@ -163,3 +165,11 @@ def test_a_place_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) ->
     with pytest.raises(MigrationError, match="STORAGE_UNWRITABLE") as refused:
         check_writable(ObjectStoragePath(f"file://{tmp_path / 'file' / 'below'}"))
     assert "MIGRATION_REPORT_URI" in str(refused.value)
+
+
+def test_answers_are_closed_to_others_and_the_root_they_share_is_left_as_it_was(root: Path) -> None:
+    root.mkdir()
+    root.chmod(0o755)
+    AnswerSpool("notes").keep(["hash"], np.ones((1, 2), np.float32))
+    assert stat.S_IMODE((root / "answers").stat().st_mode) == 0o700
+    assert stat.S_IMODE(root.stat().st_mode) == 0o755

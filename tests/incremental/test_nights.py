@@ -68,7 +68,7 @@ def _sent(night: Outcome) -> int:
     return sum(
         instance["sent"]
         for task, instances in night.results.items()
-        if task.startswith("ai_enhancement.")
+        if task.startswith("ai_enhancement.") and not task.endswith("_plan")
         for instance in instances or ()
     )
 

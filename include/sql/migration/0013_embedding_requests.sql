@@ -183,15 +183,21 @@ BEGIN
     IS DISTINCT FROM (n.requests, n.tokens, n.paused);
 END $$;
 
--- Planned again after requests were made, an entity keeps the numbers that were estimated before the first.
+-- Planned again after requests were made, an entity keeps the numbers that were estimated before the first, and to
+-- whom its texts left.
 CREATE FUNCTION migration_api.record_embedding_estimate(p_run text, p_entity text, p_estimate jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
   PERFORM migration.hold_lock(p_run);
   IF EXISTS (SELECT FROM migration.embedding_requests r WHERE r.run_id = p_run AND r.entity = p_entity) THEN
-    UPDATE migration.embedding_estimates e
-    SET estimate = e.estimate || (p_estimate - '{documents,wanted,texts,tokens,cost}'::text[])
-    WHERE e.run_id = p_run AND e.entity = p_entity AND NOT e.estimate @> p_estimate;
+    UPDATE migration.embedding_estimates e SET estimate = n.estimate
+    FROM (SELECT o.estimate || (p_estimate - '{documents,wanted,texts,tokens,cost}'::text[])
+        || CASE WHEN o.estimate -> 'leaves' = 'true' THEN jsonb_build_object('leaves', true, 'account',
+          CASE WHEN p_estimate -> 'leaves' <> 'true' OR strpos(o.estimate ->> 'account', p_estimate ->> 'account') > 0
+            THEN o.estimate ->> 'account'
+            ELSE concat_ws(' and ', o.estimate ->> 'account', p_estimate ->> 'account') END) ELSE '{}' END AS estimate
+      FROM migration.embedding_estimates o WHERE o.run_id = p_run AND o.entity = p_entity) n
+    WHERE e.run_id = p_run AND e.entity = p_entity AND e.estimate <> n.estimate;
     RETURN;
   END IF;
   INSERT INTO migration.embedding_estimates AS e (run_id, entity, estimate) VALUES (p_run, p_entity, p_estimate)
