@@ -388,7 +388,7 @@ def redacting(number: int, repeat: int, progress: Progress) -> list[Figure]:
     if leaked:
         raise WrongResultError(f"{leaked} identifiers leaked.")
     return [
-        Figure("notes of 300 characters redacted per second of a core", median(rates), bar=5_000),
+        Figure("notes of 300 characters redacted per second of a core", median(rates)),
         Figure(f"identifiers leaked in {number:,} notes", leaked, "{:.0f}", 0, most=True),
         Figure("other words lost", lost / kept, "{:.2%}", 0.02, most=True),
     ]
