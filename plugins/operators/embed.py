@@ -15,7 +15,7 @@ from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.core.errors import MigrationError
-from include.core.spec import Entity
+from include.core.spec import Embeddings, Entity
 from include.core.tracking import Fates
 from include.embedding.content_hash import content_hashes
 from include.embedding.provider import EmbeddingProvider, Vectors
@@ -276,9 +276,7 @@ class BuildIndexOperator(MigrationOperator):
     def step(self, run: Run) -> None:
         """Builds nothing where the index exists, for single inserts keep it up to date; remembers that all is done."""
         entity, clock = ENTITIES[str(self.entity)], Clock()
-        embeddings = skip_without_ai(run, entity)
-        if run.settings.dry_run:
-            raise AirflowSkipException("dry run")
+        embeddings = self._embeddings(run)
         with self.target(run, entity=entity.name) as target:
             store = VectorStore(target, run.run_id, entity, embeddings)
             AnswerSpool(entity.name).forget(lambda hashes: store.known_hashes(pa.array(hashes, pa.string())))
@@ -288,3 +286,12 @@ class BuildIndexOperator(MigrationOperator):
                 EmbeddingLedger.facts(target, run.run_id)["estimates"][entity.name]["recipe"]
             )
         self.progress(f"index on {embeddings.table}: {_INDEX[state]}, {clock.seconds:.1f} s")
+
+    def nothing_done(self, run: Run) -> None:
+        """Skipped as ever, where it was."""
+        self._embeddings(run)
+
+    def _embeddings(self, run: Run) -> Embeddings:
+        if run.settings.dry_run:
+            raise AirflowSkipException("dry run")
+        return skip_without_ai(run, ENTITIES[str(self.entity)])

@@ -120,6 +120,8 @@ class PlanEmbeddingsOperator(MigrationOperator):
         """As many shares as ever, of nothing."""
         entity = ENTITIES[str(self.entity)]
         skip_without_ai(run, entity)
+        if run.settings.dry_run:
+            return []
         with self.target(run) as target:
             done = TrackingHook(target, run.run_id).done_batches(entity.name, self.phase, "s")
         return [_share(entity.name, number, 0) for number in range(max(1, len(done)))]

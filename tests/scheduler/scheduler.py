@@ -155,8 +155,17 @@ class Scheduler:
 
 
 @contextmanager
-def running_scheduler(state: State, databases: Databases) -> Iterator[str]:
-    """Airflow's parts over two databases, ended with every task they run; yields the address at once."""
+def running_scheduler(
+    state: State,
+    databases: Databases,
+    parts: Mapping[str, Sequence[str]] = PARTS,
+    changes: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Airflow's parts over two databases, ended with every task they run; yields the address at once.
+
+    Args:
+        changes: further variables, or other values of those that are set here.
+    """
     port = choose_port(0)
     address = f"http://{HOST}:{port}"
     environment = {
@@ -172,11 +181,12 @@ def running_scheduler(state: State, databases: Databases) -> Iterator[str]:
         "MIGRATION_EMBEDDING_PROVIDER": "hash",
         "MIGRATION_PARTITION_ROWS": "40",
         "MIGRATION_SCHEDULE": "none",
+        **(changes or {}),
     }
     with ExitStack() as stack:
         processes: list[subprocess.Popen[bytes]] = []
         stack.callback(_end, processes)
-        for name, arguments in PARTS.items():
+        for name, arguments in parts.items():
             log = stack.enter_context((state.logs / f"{name}.log").open("wb"))
             command = [sys.executable, "-m", "tests.scheduler.preloaded", *arguments]
             processes.append(spawn(command, environment, log))
