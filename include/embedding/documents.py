@@ -19,7 +19,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.embedding.sentences import DocumentColumn, check_column, closed, from_text, one_line, sentence
+from include.embedding.sentences import (
+    DocumentColumn,
+    NamedColumn,
+    check_column,
+    closed,
+    from_text,
+    one_line,
+    sentence,
+)
 
 CONTENT_TYPES = ("case_summary", "treatment_plan", "notes", "diagnosis")
 """Values of the target's embedding_content_type (docs/legacy-mdw.md section 2.1)."""
@@ -64,7 +72,7 @@ class Join:
 
 
 @dataclass(frozen=True)
-class FreeText:
+class FreeText(NamedColumn):
     """What people typed, and may have typed names into.
 
     Attributes:
@@ -73,24 +81,12 @@ class FreeText:
         member: a text member of the jsonb object; empty for a text column.
     """
 
-    column_sql: str
-    label: str
     member: str = ""
 
     def __post_init__(self) -> None:
         check_column(self.column_sql, self.label)
         if self.member and not _NAME.fullmatch(self.member):
             raise ValueError(f"free text {self.column_sql}: {self.member!r} is not a plain name")
-
-    @property
-    def table(self) -> str:
-        """The alias of the table it is read from."""
-        return self.column_sql.partition(".")[0]
-
-    @property
-    def name(self) -> str:
-        """The bare column name."""
-        return self.column_sql.partition(".")[2]
 
     @property
     def alias(self) -> str:

@@ -27,6 +27,10 @@ class Price:
     batch_per_million: Decimal
     as_of: date
 
+    def rate(self, *, batch: bool) -> Decimal:
+        """Per million tokens, the one way or the other."""
+        return self.batch_per_million if batch else self.per_million
+
 
 FREE = Price(Decimal(0), Decimal(0), date.min)
 """What costs nothing, and never did."""
@@ -48,4 +52,4 @@ def _prices() -> dict[str, Price]:
 
 def cost(tokens: int, price: Price, *, batch: bool) -> Decimal:
     """US dollars for so many tokens, not rounded."""
-    return tokens * (price.batch_per_million if batch else price.per_million) / _MILLION
+    return tokens * price.rate(batch=batch) / _MILLION

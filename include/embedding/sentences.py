@@ -64,11 +64,28 @@ _PRINTED = (Kind.CODE, Kind.NUMBER_BAND)
 
 
 @dataclass(frozen=True)
-class DocumentColumn:
+class NamedColumn:
+    """A column by ``alias.column``; no expression, so that what is read stays checkable."""
+
+    column_sql: str
+    label: str
+
+    @property
+    def table(self) -> str:
+        """The alias of the table it is read from."""
+        return self.column_sql.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The bare column name."""
+        return self.column_sql.partition(".")[2]
+
+
+@dataclass(frozen=True)
+class DocumentColumn(NamedColumn):
     """One column of a document, and the sentence it becomes: "<label> <words>.".
 
     Attributes:
-        column_sql: ``alias.column``; no expression, so that what is read stays checkable.
         label: how the sentence begins ("Project of type", "Status").
         kind: how values become words.
         bands: for number bands, the ascending limits in ``unit``; a value on a limit is in the band above.
@@ -77,8 +94,6 @@ class DocumentColumn:
         band_names: for number bands, a word for each ("small"), for models do not know what is large; may be empty.
     """
 
-    column_sql: str
-    label: str
     kind: Kind = Kind.CODE
     bands: tuple[float, ...] = ()
     unit: str = ""
@@ -91,18 +106,8 @@ class DocumentColumn:
             raise ValueError(f"column {self.column_sql}: bands belong to number bands and only there")
         if list(self.bands) != sorted(set(self.bands)) or self.unit_size <= 0:
             raise ValueError(f"column {self.column_sql}: bands must ascend and unit_size be positive")
-        if self.band_names and len(self.band_names) != (len(self.bands) + 1) * bool(self.bands):
+        if self.band_names and not (self.bands and len(self.band_names) == len(self.bands) + 1):
             raise ValueError(f"column {self.column_sql}: name all of its bands, or none")
-
-    @property
-    def table(self) -> str:
-        """The alias of the table it is read from."""
-        return self.column_sql.partition(".")[0]
-
-    @property
-    def name(self) -> str:
-        """The bare column name."""
-        return self.column_sql.partition(".")[2]
 
     @property
     def alias(self) -> str:

@@ -32,7 +32,7 @@ from plugins.hooks.tracking import TrackingHook
 from plugins.hooks.vectors import VectorStore
 from plugins.operators.plan_embeddings import (
     TEXTS,
-    price_of,
+    rows_of,
     share_name,
     skip_without_ai,
     stored_form,
@@ -201,18 +201,19 @@ class _Share:
                     self._spool.drop(name)
                 if done.refused:
                     self._store.quarantine(
-                        self._rows_of(list(done.refused)), done.refused, self._provider.model
+                        rows_of(self._pending, done.refused), done.refused, self._provider.model
                     )
                 self._tell(settled / len(texts), clock)
 
     def _ledger(self, *, batch_api: bool) -> EmbeddingLedger:
         """The ledger of requests; jobs of the Batch API cost less, and have limits of their own."""
+        price = self._provider.price
         return EmbeddingLedger(
             self._beside,
             self._run.run_id,
             self._entity.name,
             self._provider,
-            price=price_of(self._provider, batch_api=batch_api),
+            price=None if price is None else price.rate(batch=batch_api),
             budget=Decimal(str(self._run.settings.ai_budget)),
             paced=not batch_api,
         )
@@ -228,7 +229,7 @@ class _Share:
 
     def _keep(self, hashes: list[str], vectors: Vectors) -> None:
         """Give every row of the texts its vector."""
-        rows = self._rows_of(hashes)
+        rows = rows_of(self._pending, hashes)
         self._store.store(
             stored_form(rows, free_text=self._free_text),
             (hashes, vectors),
@@ -236,11 +237,7 @@ class _Share:
             self._provider.dimensions,
         )
         self.stored += rows.num_rows
-        done = pc.is_in(self._pending.column("hash"), rows.column("hash").combine_chunks())
-        self._pending = self._pending.filter(pc.invert(done))
-
-    def _rows_of(self, hashes: list[str]) -> pa.Table:
-        return self._pending.filter(pc.is_in(self._pending.column("hash"), pa.array(hashes, pa.string())))
+        self._pending = rows_of(self._pending, hashes, but=True)
 
     def _may_go_on(self) -> None:
         self._tracking.stop_if_failed(fail_fast=self._run.settings.fail_fast)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil
@@ -83,13 +83,6 @@ def recipe_of(run: Run, embeddings: Embeddings, provider: EmbeddingProvider) -> 
         free_text=with_free_text(run, embeddings),
         redaction=redaction.VERSION,
     )
-
-
-def price_of(provider: EmbeddingProvider, *, batch_api: bool) -> Decimal | None:
-    """US dollars per million tokens; None: nobody knows."""
-    if provider.price is None:
-        return None
-    return provider.price.batch_per_million if batch_api else provider.price.per_million
 
 
 @dataclass(frozen=True)
@@ -282,7 +275,7 @@ class _Plan:
         hashes = pc.unique(wanted.column("hash"))
         known = self._store.known_hashes(hashes)
         if not self.run.settings.dry_run:
-            copied = wanted.filter(pc.is_in(wanted.column("hash"), pa.array(sorted(known), pa.string())))
+            copied = rows_of(wanted, known)
             for start in range(0, copied.num_rows, _DOCUMENTS_PER_CHUNK):
                 self._store.copy(
                     stored_form(copied.slice(start, _DOCUMENTS_PER_CHUNK), free_text=self.free_text),
@@ -291,10 +284,8 @@ class _Plan:
                 )
         refused = {} if self.run.settings.redrive else self._store.quarantined_hashes(hashes)
         if refused and not self.run.settings.dry_run:
-            like = wanted.filter(pc.is_in(wanted.column("hash"), pa.array(list(refused), pa.string())))
-            self._store.quarantine(like, refused, self.provider.model)
-        gone = pa.array(sorted(known | refused.keys()), pa.string())
-        rows = wanted.filter(pc.invert(pc.is_in(wanted.column("hash"), gone)))
+            self._store.quarantine(rows_of(wanted, refused), refused, self.provider.model)
+        rows = rows_of(wanted, known | refused.keys(), but=True)
         distinct = dict(zip(rows.column("hash").to_pylist(), rows.column("text").to_pylist(), strict=True))
         tokens = {content_hash: self.provider.count_tokens(text) for content_hash, text in distinct.items()}
         counted = pa.array(
@@ -312,6 +303,12 @@ _NO_TEXTS = pa.schema(
         "shortened": pa.bool_(),
     }
 )
+
+
+def rows_of(rows: pa.Table, hashes: Collection[str], *, but: bool = False) -> pa.Table:
+    """The rows of some texts, by content hash, or all but these."""
+    theirs = pc.is_in(rows.column("hash"), pa.array(list(hashes), pa.string()))
+    return rows.filter(pc.invert(theirs) if but else theirs)
 
 
 def stored_form(rows: pa.Table, *, free_text: bool) -> pa.Table:
