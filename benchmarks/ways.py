@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 
 from benchmarks.incremental import DEFAULT_FOLDER, Progress, WrongResultError, make_target
 from include.core.ids import target_ids
-from include.core.resolve import with_hashes
 from include.core.tracking import Fates
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, clean_schema
 from include.entities import ENTITIES
@@ -84,7 +83,7 @@ def patients(rows: int) -> pa.Table:
     }
     nothing = pa.nulls(rows, pa.string())
     schema = clean_schema(PATIENTS)
-    return with_hashes(pa.table([given.get(name, nothing) for name in schema.names], schema=schema))
+    return pa.table([given.get(name, nothing) for name in schema.names], schema=schema)
 
 
 def load(case: Case, clean: pa.Table) -> float:

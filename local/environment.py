@@ -86,6 +86,7 @@ def airflow_settings(state: State) -> dict[str, str]:
         "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
         "MIGRATION_STAGING_URI": f"file://{state.staging}",
         "MIGRATION_REPORT_URI": f"file://{state.reports}",
+        "MIGRATION_LOG_DIR": str(state.logs / "runs"),
         "PYTHONPATH": str(PROJECT),
     }
 

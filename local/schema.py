@@ -72,7 +72,8 @@ def _registration() -> str:
     """Entities and codes as this version declares them; the API looks at the schema when it is told to."""
     declared = json.dumps(registration(ENTITIES.values()), indent=1, sort_keys=True)
     return (
-        f"SELECT migration.register($declared${declared}$declared$::jsonb);\nNOTIFY pgrst, 'reload schema';\n"
+        f"SELECT migration.register($declared${declared}$declared$::jsonb);\n"
+        "SELECT migration.record_deployment();\nNOTIFY pgrst, 'reload schema';\n"
     )
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Param
+from airflow.sdk.exceptions import ParamValidationError
 
-from include.core.settings import fits, params
+from include.core.errors import MigrationError
+from include.core.settings import fits, params, refuse_unknown
 from include.entities import EMBEDDED, ENTITIES
+
+# Of one text, and of a list of them: far above any use, far below what would hold a worker up.
+_LONGEST_TEXT = 2_000
+_LONGEST_LIST = 5_000
+_LARGEST_NUMBER = 2**63
 
 
 def form(kind: str) -> dict[str, Param]:
     """The params of a DAG.
 
     Args:
-        kind: full or incremental.
+        kind: full, incremental or validation.
     """
     fields: dict[str, Param] = {}
     for param in params(ENTITIES, kind=kind, environment=os.environ, embedded=EMBEDDED):
@@ -25,7 +34,7 @@ def form(kind: str) -> dict[str, Param]:
             schema |= {"items": {"enum": [*param.choices]}, "examples": [*param.choices]}
         elif param.choices:
             schema["enum"] = [*param.choices]
-        if kind == "incremental" and not fits(param):
+        if kind != "full" and not fits(param):
             # Airflow refuses to parse a scheduled DAG whose defaults do not fit; preparation says what is wrong.
             fields[param.name] = Param(param.default, title=param.title, description=param.description)
             continue
@@ -33,3 +42,39 @@ def form(kind: str) -> dict[str, Param]:
             param.default, type=param.kind, title=param.title, description=param.description, **schema
         )
     return fields
+
+
+def checked(values: Mapping[str, Any], fields: Mapping[str, Param]) -> dict[str, Any]:
+    """What a run was triggered with, by the form of a DAG that has its own; the API and the CLI bypass the form.
+
+    Text must be printable and on one line: it is stored, logged and shown.
+
+    Raises:
+        MigrationError: PARAM_UNKNOWN or PARAM_INVALID; it names the parameter, never what it holds.
+    """
+    refuse_unknown(values, fields)
+    return {name: _checked(name, param, values.get(name)) for name, param in fields.items()}
+
+
+def _checked(name: str, param: Param, value: Any) -> Any:
+    if _is_plain(value):
+        try:
+            return param.resolve(value)
+        except ParamValidationError:
+            pass
+    raise MigrationError("PARAM_INVALID", f"{name}: {param.description}", param=name)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a scalar, or a list of scalars, of sound size: what comes before a schema is applied."""
+    if isinstance(value, list):
+        return len(value) <= _LONGEST_LIST and all(_is_scalar(member) for member in value)
+    return _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_TEXT and value.isprintable()
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and abs(value) < _LARGEST_NUMBER)

@@ -14,6 +14,7 @@ from airflow.sdk import TaskGroup, chain
 
 from include.core.spec import Entity
 from include.entities import ENTITIES
+from plugins.operators.compare_target import CompareTargetOperator
 from plugins.operators.deduplicate import (
     ComparePairsOperator,
     DeduplicateOperator,
@@ -30,6 +31,7 @@ from plugins.operators.files import (
     PlanFilesOperator,
 )
 from plugins.operators.load import LoadOperator, ReferencesOperator
+from plugins.operators.open_validation import OpenValidationOperator
 from plugins.operators.plan_embeddings import PlanEmbeddingsOperator
 from plugins.operators.preflight import (
     CheckSettingsOperator,
@@ -42,7 +44,15 @@ from plugins.operators.preflight import (
 from plugins.operators.report import CloseOperator, ReportOperator
 from plugins.operators.step import MigrationOperator
 from plugins.operators.transform import TransformOperator
-from plugins.operators.validate import CountsOperator, IntegrityOperator, KeySetsOperator
+from plugins.operators.validate import (
+    ContentOperator,
+    CountsOperator,
+    EmbeddingsOperator,
+    FilesOperator,
+    IntegrityOperator,
+    KeySetsOperator,
+    SamplesOperator,
+)
 
 _POOL = "MIGRATION_EMBEDDING_POOL"
 """Names the Airflow pool of the tasks that send texts; it must exist, for a task of a pool that does not never runs."""
@@ -83,6 +93,7 @@ def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
             CheckFilesOperator(task_id="check_files", entity="projects"),
             DeployTargetOperator(task_id="deploy_target"),
             OpenRunOperator(task_id="open_run"),
+            CompareTargetOperator(task_id="compare_target"),
             planning,
         )
     return group, first, plans
@@ -215,15 +226,32 @@ def ai_enhancement(transformed: Mapped, loading: TaskGroup) -> TaskGroup:
 def validation() -> TaskGroup:
     """The source is read again and compared with the target."""
     with TaskGroup("validation", tooltip="Proof that nothing was lost") as group:
-        chain(
-            CountsOperator(task_id="counts"),
-            KeySetsOperator(task_id="key_sets"),
-            IntegrityOperator(task_id="integrity"),
-        )
+        # Side by side: none of them keeps the others from being seen.
+        CountsOperator(task_id="counts")
+        KeySetsOperator(task_id="key_sets")
+        ContentOperator(task_id="content")
+        IntegrityOperator(task_id="integrity")
+        EmbeddingsOperator(task_id="embeddings")
+        FilesOperator(task_id="files", entity="projects")
+        SamplesOperator(task_id="samples")
     return group
 
 
-def completion(first: CheckSettingsOperator, loading: TaskGroup) -> TaskGroup:
+def validation_alone() -> None:
+    """Validation without a migration, for the DAG being defined."""
+    with TaskGroup("preparation", tooltip="Parameters, source, and a run that keeps others out") as prepared:
+        first = CheckSettingsOperator(task_id="check_settings")
+        chain(
+            first,
+            CheckStorageOperator(task_id="check_storage", trigger_rule="all_success"),
+            CheckSourceOperator(task_id="check_source"),
+            OpenValidationOperator(task_id="open_validation"),
+        )
+    validating = validation()
+    chain(prepared, validating, completion(first, validating))
+
+
+def completion(first: CheckSettingsOperator, before: TaskGroup) -> TaskGroup:
     """Success is recorded by an ordinary last task, failure by a teardown, which always runs.
 
     The teardown waits for every single task: a failure reaches the last ones at once, while others still write.
@@ -235,6 +263,6 @@ def completion(first: CheckSettingsOperator, loading: TaskGroup) -> TaskGroup:
             setups=first, on_failure_fail_dagrun=False
         )
         # As in ai_enhancement: what is skipped on the way here waits for nobody.
-        close.set_upstream(list(loading.iter_tasks()))
-        report.set_upstream([task for task in loading.dag.tasks if task is not report])
+        close.set_upstream(list(before.iter_tasks()))
+        report.set_upstream([task for task in before.dag.tasks if task is not report])
     return group

@@ -281,8 +281,9 @@ def _of_runs() -> Iterable[ErrorKind]:
     yield ErrorKind(
         "STORAGE_UNWRITABLE",
         config,
-        "The place for staged files or for reports cannot be written.",
-        "Let MIGRATION_STAGING_URI and MIGRATION_REPORT_URI name a folder or bucket that the workers may write.",
+        "The place for staged files, for reports or for logs cannot be written.",
+        "Let MIGRATION_STAGING_URI and MIGRATION_REPORT_URI name a folder or bucket that the workers may write, and "
+        "MIGRATION_LOG_DIR a local folder.",
     )
     yield ErrorKind(
         "STORAGE_FULL",
@@ -330,10 +331,67 @@ def _of_runs() -> Iterable[ErrorKind]:
         "with a higher max_deleted.",
     )
     yield ErrorKind(
+        "FOREIGN_WRITES",
+        data,
+        "Rows of the target are not as this migration wrote them: somebody else changed, added or removed some.",
+        "migration.differences names rows and columns. Find out who wrote; then trigger again with foreign_writes=keep "
+        "to leave them as they are, or with foreign_writes=overwrite to load them again.",
+    )
+    yield ErrorKind(
         "CHECKS_FAILED",
         data,
         "Validation found the target different from what the source demands.",
-        "Open the report: every failed check lists what was expected, what was found and sample keys.",
+        "Open the report: every failed check lists what was expected, what was found and sample keys. Once the cause "
+        "is known, a run of `mdw_incremental_migration` with repair loads the rows that differ again, and no others.",
+    )
+
+
+def _of_rollback() -> Iterable[ErrorKind]:
+    config, data = Category.CONFIGURATION, Category.DATA_VALIDATION
+    yield ErrorKind(
+        "RUN_ROLLED_BACK",
+        config,
+        "This run was rolled back: what it did is undone, and it is not taken up again.",
+        "Trigger a new run: it does what is to be done.",
+        retry_safe=False,
+    )
+    yield ErrorKind(
+        "ROLLBACK_RUN_UNKNOWN",
+        config,
+        "There is no such run to be rolled back: the target does not know it, or it was a dry run and wrote nothing.",
+        "Take the id from the run's report or from `migration.runs` (column run_id, dry_run false).",
+    )
+    yield ErrorKind(
+        "ROLLBACK_BLOCKED",
+        data,
+        "Something was built on what the run wrote: later runs, or rows of others that refer to its rows.",
+        "Later runs: roll back the newest of them first, or all at once with with_later_runs=true. Rows of others: "
+        "remove them, or let them refer to something else, then clear the task.",
+    )
+    yield ErrorKind(
+        "ROLLBACK_FOREIGN_WRITES",
+        data,
+        "Somebody else has changed or removed rows since the run wrote them.",
+        "Find out who wrote, and whether it may be lost. If so, trigger again with overwrite_foreign=true: columns "
+        "the run wrote are put back, others are left as they are.",
+    )
+    yield ErrorKind(
+        "ROLLBACK_IMPOSSIBLE",
+        data,
+        "The run cannot be rolled back any more: what it replaced is not kept, or people have undone merges since.",
+        "Nothing was changed. Restore a backup of the target, or correct the source and trigger a full run: it makes "
+        "the target what the source is.",
+        retry_safe=False,
+    )
+
+
+def _of_preflight() -> Iterable[ErrorKind]:
+    yield ErrorKind(
+        "PREFLIGHT_FAILED",
+        Category.CONFIGURATION,
+        "Something that a migration relies on is not as it must be; nothing was written.",
+        "The table above these lines ends with the checks that failed, each with its fix (also in preflight.json of "
+        "the report folder; docs/preflight.md lists all checks). Mend them, then trigger the preflight again.",
     )
 
 
@@ -530,8 +588,20 @@ def _of_services() -> Iterable[ErrorKind]:
     )
 
 
+def _of_faults() -> Iterable[ErrorKind]:
+    yield ErrorKind(
+        "UNEXPECTED",
+        Category.TRANSFORMATION,
+        "Something happened that this tool does not expect: most likely a fault of its own.",
+        "Report type and place as the message names them, with the version of the code; the text of the exception is "
+        "left out, for it may quote a row. What was committed stays; once the cause is gone, clear the failed task.",
+    )
+
+
 REGISTRY: dict[str, ErrorKind] = {
-    kind.code: kind for kinds in (_of_systems, _of_runs, _of_review, _of_services) for kind in kinds()
+    kind.code: kind
+    for kinds in (_of_systems, _of_runs, _of_rollback, _of_preflight, _of_review, _of_services, _of_faults)
+    for kind in kinds()
 }
 
 
@@ -573,7 +643,7 @@ class MigrationError(Exception):
     def _text(self) -> str:
         where = ", ".join(f"{name}={value}" for name, value in self.facts.items())
         retry = "retrying is safe" if self.kind.retry_safe else "retrying will not help and may do harm"
-        lines = [f"[{self.kind.code}] {self.kind.meaning} {self.detail}"]
+        lines = [f"[{self.kind.code}] {self.kind.meaning} {self.detail}".rstrip()]
         if where:
             lines.append(f"  where: {where}")
         lines.append(f"  retry: {'automatic' if self.kind.transient else 'not automatic'}; {retry}")

@@ -56,6 +56,17 @@ _KINDS = (
         "The rules changed from {before} to {after}: rows made by the older ones were transformed anew.",
     ),
     NoteKind(
+        "foreign_writes",
+        "warn",
+        "Somebody else wrote {rows:,} rows of the target since they were loaded; foreign_writes is {policy}."
+        " migration.differences names them.",
+    ),
+    NoteKind(
+        "taken_up_again",
+        "info",
+        "{taken_up:,} rows that differed were loaded again, {removed:,} that nobody loaded were marked as deleted.",
+    ),
+    NoteKind(
         "embedding_over_budget",
         "warn",
         "Embedding {entity} was estimated at {cost} US dollars, more than the ai_budget of {budget}: it stops before"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from include.core import report_ai
+from include.core import coverage, report_ai, report_samples
 from include.core.notes import Note
 
 FATES = ("inserted", "updated", "unchanged", "merged", "rejected", "skipped")
@@ -24,6 +24,8 @@ PHASES = (
     "validation",
 )
 _ENTITY_COLUMNS = ("entity", "source_rows", "read", *FATES, "followed", "deleted", "seconds")
+_LEVEL_COLUMNS = ("level", "name", "checks", "passed", "failed", "warned")
+_ERROR_COLUMNS = ("task", "code", "detail", "where", "next_step")
 _MOST_LISTED = 50
 
 
@@ -39,6 +41,10 @@ def build(
     notes: Sequence[Note] = (),
     source_rows: Mapping[str, int] | None = None,
     embeddings: Mapping[str, Any] | None = None,
+    embedded: Sequence[str] = (),
+    samples: Sequence[Mapping[str, Any]] = (),
+    errors: Sequence[Mapping[str, Any]] = (),
+    audit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put the report together.
 
@@ -48,6 +54,10 @@ def build(
         now: when the report is made.
         source_rows: entity to the rows the source has; an incremental run reads a part of them.
         embeddings: see :func:`report_ai.embeddings`.
+        embedded: entities that have documents.
+        samples: see :func:`report_samples.samples`.
+        errors: lines of the run's log of errors: task, code, detail, where, next_step.
+        audit: how many entries of the audit trail are sealed, and the head of their chain.
     """
     loaded = {batch["entity"] for batch in batches if batch["phase"] == "loading"}
     entities = [_entity(name, batches, source_rows or {}) for name in order if name in loaded]
@@ -55,7 +65,7 @@ def build(
     succeeded = run is not None and not failed_tasks
     return {
         "run_id": run["run_id"] if run else None,
-        "mode": "run" if run is None else "dry run" if run["dry_run"] else "real run",
+        "mode": _mode(run),
         "type": run["type"] if run else None,
         "status": "completed" if succeeded else "failed",
         "started_at": run["started_at"] if run else None,
@@ -69,15 +79,28 @@ def build(
             "passed": sum(bool(c["passed"]) for c in checks),
             "failed": len(failed_checks),
             "warned": sum(not c["passed"] and c["severity"] == "warn" for c in checks),
+            "levels": coverage.levels(checks),
             "not_passed": [dict(c) for c in checks if not c["passed"]],
+            "not_covered": coverage.not_covered(run, order, embedded) if run and checks else [],
         },
         "findings": [dict(zip(("entity", "kind", "code", "rows"), row, strict=True)) for row in findings],
         "embeddings": report_ai.embeddings(
             embeddings or {}, run["parameters"].get("ai_budget") if run else None
         ),
+        "samples": report_samples.samples(samples),
+        "errors": [_error(line) for line in errors if "code" in line][:_MOST_LISTED],
+        "audit": dict(audit or {}),
         "parameters": run["parameters"] if run else {},
         "versions": {"mapping": run["mapping_version"], "code": run["code_version"]} if run else {},
     }
+
+
+def _mode(run: Mapping[str, Any] | None) -> str:
+    if run is None:
+        return "run"
+    if run["type"] == "validation":
+        return "validation"
+    return "dry run" if run["dry_run"] else "real run"
 
 
 def _notes(notes: Sequence[Note]) -> list[dict[str, Any]]:
@@ -138,13 +161,16 @@ def _next_steps(
         return ["Nothing was read or written. The first failed task's log ends with what to do."]
     if failed_checks:
         return [
-            "Look at the failed checks below; run again after the cause is repaired: reruns are harmless."
+            "Look at the failed checks below. migration.differences names every row and column that differs.",
+            "Once the cause is known, trigger mdw_incremental_migration with repair: it loads what differs again.",
         ]
     if failed_tasks:
         return [
             f"Open the log of {failed_tasks[0]}: its last lines say what to do.",
             "Then clear only the failed tasks of this run: finished batches are not done again. Or trigger a new run.",
         ]
+    if run["type"] == "validation":
+        return ["Nothing: the target is what the source demands, as far as was looked (see what was not)."]
     if run["dry_run"]:
         return ["Nothing was written to the business tables. Trigger again with dry_run off to do it."]
     return ["Look at the rows in quarantine, if any; the next run retries them by itself."]
@@ -156,9 +182,11 @@ def headline(report: Mapping[str, Any]) -> str:
     part = f"{read:,} of " if report["type"] == "incremental" else ""
     checks = report["checks"]
     took = "" if report["seconds"] is None else f" in {report['seconds']:,.0f} s"
+    passed = f"{checks['passed']} of {checks['passed'] + checks['failed'] + checks['warned']} checks passed"
+    moved = f"{part}{rows:,} rows of {len(report['entities'])} entities" if report["mode"] != "validation" else ""
     return (
-        f"{report['mode'].upper()} {report['status']}: {part}{rows:,} rows of {len(report['entities'])} entities{took},"
-        f" {checks['passed']} checks passed, {checks['failed']} failed"
+        f"{report['mode'].upper()} {report['status']}{': ' if moved else ''}{moved}{took}, {passed},"
+        f" {checks['failed']} failed"
     )
 
 
@@ -178,11 +206,22 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"check {check['name']} of {check['entity']} ({check['severity']}): expected {check['expected']},"
             f" found {check['found']}, e.g. {', '.join(check['sample_keys']) or 'none'}"
         )
+    if report["checks"]["not_covered"]:
+        lines += ["", *_table(_LEVEL_COLUMNS, report["checks"]["levels"])]
+        lines += ["", "Not looked at:", *(f"  {sentence}" for sentence in report["checks"]["not_covered"])]
     if report["embeddings"]["entities"]:
         lines += ["", *_table(report_ai.COLUMNS, report["embeddings"]["entities"]), report_ai.spent(report)]
     lines += ["", report_ai.what_left(report)]
+    if report["samples"]["summary"]:
+        lines += ["", "Samples", *_table(report_samples.SUMMARY_COLUMNS, report["samples"]["summary"])]
+    if report["samples"]["differences"]:
+        lines += ["", *_table(report_samples.COLUMNS, report["samples"]["differences"])]
+    lines += ["", _sealed(report)] if report["audit"] else []
     if report["failed_tasks"]:
         lines += ["", f"failed tasks: {', '.join(report['failed_tasks'])}"]
+    for error in report["errors"]:
+        where = f" ({error['where']})" if error["where"] else ""
+        lines.append(f"  {error['task']}: [{error['code']}] {error['detail']}{where}")
     return "\n".join([*lines, "", *(f"next: {step}" for step in report["next_steps"]), ""])
 
 
@@ -237,9 +276,15 @@ def as_html(report: Mapping[str, Any]) -> str:
             ("entity", "name", "severity", "expected", "found", "sample_keys"),
             report["checks"]["not_passed"],
         ),
+        _html_table("Checks by level", _LEVEL_COLUMNS, report["checks"]["levels"]),
+        _html_list("What was not looked at", report["checks"]["not_covered"]),
+        _html_table("Errors", _ERROR_COLUMNS, report["errors"]),
+        _html_table("Samples", report_samples.SUMMARY_COLUMNS, report["samples"]["summary"]),
+        _html_table("Samples, column by column", report_samples.COLUMNS, report["samples"]["columns"]),
         _html_table("Quarantine and findings", ("entity", "kind", "code", "rows"), report["findings"]),
         _html_table("Embeddings", report_ai.COLUMNS, report["embeddings"]["entities"]),
         f"<p>{html.escape(' '.join(filter(None, (report_ai.spent(report), report_ai.what_left(report)))))}</p>",
+        f"<p>{html.escape(_sealed(report))}</p>",
         _html_table("Parameters", ("name", "value"), _pairs(report["parameters"])),
         _html_table("Versions", ("name", "value"), _pairs(report["versions"])),
     ]
@@ -251,6 +296,21 @@ def as_html(report: Mapping[str, Any]) -> str:
         "h1.ok{color:#12632b}h1.failed{color:#a3160d}</style></head><body>"
         f"{''.join(parts)}</body></html>"
     )
+
+
+def _html_list(title: str, sentences: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    return f"<h2>{html.escape(title)}</h2><ul>{items or '<li>Nothing was looked at.</li>'}</ul>"
+
+
+def _error(line: Mapping[str, Any]) -> dict[str, Any]:
+    where = ", ".join(f"{name}={value}" for name, value in line.get("where", {}).items())
+    return {**{name: line.get(name, "") for name in _ERROR_COLUMNS}, "where": where}
+
+
+def _sealed(report: Mapping[str, Any]) -> str:
+    audit = report["audit"]
+    return f"Audit trail: {audit['sealed']:,} entries sealed, head {audit['head']}" if audit else ""
 
 
 def _pairs(values: Mapping[str, Any]) -> list[dict[str, Any]]:

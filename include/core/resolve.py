@@ -1,7 +1,6 @@
-"""Between transformation and load: merged rows and unstorable ones are told apart, and the content is hashed.
+"""Between transformation and load: merged rows and unstorable ones are told apart.
 
-References are not resolved here but in the server (include/sql/migration/0002_merge.sql), which knows what is
-there; the hash is over what the source says, so that it stays the same whatever becomes of a parent.
+References are not resolved here but in the server (include/sql/migration/0002_merge.sql), which knows what is there.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import json
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.core.fingerprint import content_hashes
-from include.core.spec import VERSION
 from include.core.transform import REJECT_SCHEMA
 
 # No text of PostgreSQL holds this character, so no way into the target carries it.
@@ -29,12 +26,6 @@ def split_merged(clean: pa.Table, merged_ids: pa.Array, *, only_merged: bool) ->
     """
     is_merged = pc.is_in(clean.column("id").combine_chunks(), merged_ids)
     return clean.filter(is_merged if only_merged else pc.invert(is_merged))
-
-
-def with_hashes(clean: pa.Table) -> pa.Table:
-    """Append ``content_hash`` over every column that is stored."""
-    columns = [clean.column(name).combine_chunks() for name in clean.column_names if name != VERSION]
-    return clean.append_column("content_hash", content_hashes(columns))
 
 
 def refuse_unstorable(clean: pa.Table, rejects: pa.Table) -> tuple[pa.Table, pa.Table]:

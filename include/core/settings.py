@@ -7,11 +7,14 @@ checks every value again and refuses unknown keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+import reprlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from include.core.errors import MigrationError
+
+_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Param:
     Attributes:
         kind: JSON type: boolean, integer, number, string or array (of names).
         variable: environment variable that supplies the default.
+        kinds: of runs that take it.
     """
 
     name: str
@@ -32,11 +36,12 @@ class Param:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("full", "incremental")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked parameters of a run."""
+    """Checked parameters of a run; those that runs of its kind do not take have their defaults."""
 
     dry_run: bool
     entities: tuple[str, ...]
@@ -52,13 +57,17 @@ class Settings:
     keep_staging: bool
     log_level: str
     load_via: str
-    copy_files: bool = True
-    ai_entities: tuple[str, ...] = ()
-    ai_budget: float = 0.0
-    ai_batch_api: bool = False
-    embed_clinical_text: bool = False
-    allow_initial_full: bool = False
-    redrive: bool = False
+    copy_files: bool
+    ai_entities: tuple[str, ...]
+    ai_budget: float
+    ai_batch_api: bool
+    embed_clinical_text: bool
+    foreign_writes: str
+    repair: bool
+    verify_files: str
+    samples: int
+    allow_initial_full: bool
+    redrive: bool
 
     def to_json(self) -> dict[str, Any]:
         """For the run's record; there are no secrets among parameters."""
@@ -77,14 +86,24 @@ def params(
     Args:
         entities: names that may be chosen.
         embedded: of them, those that have documents, and whether they are embedded unless told otherwise.
-        kind: full, which is a dry run unless told otherwise, or incremental, which runs every night.
+        kind: full, which is a dry run unless told otherwise; incremental, which runs every night; or validation,
+            which moves nothing.
         environment: overrides defaults by name of variable.
     """
-    declared = [
+    declared = _declared(entities, embedded or {}, kind)
+    return [_with_default(param, environment) for param in declared if kind in param.kinds]
+
+
+_EVERY = ("full", "incremental", "validation")
+
+
+def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str = "full") -> list[Param]:
+    """All parameters, whoever takes them, with the defaults of a kind of run."""
+    return [
         Param(
             "dry_run",
             "boolean",
-            kind == "full",
+            kind != "incremental",
             "Dry run",
             "Run everything up to loading and predict every count exactly, writing nothing to the business tables.",
         ),
@@ -95,6 +114,7 @@ def params(
             "Entities",
             "Which entities to migrate; none chosen means all. What they refer to must be chosen too, or loaded.",
             choices=tuple(entities),
+            kinds=_EVERY,
         ),
         Param(
             "enable_ai",
@@ -102,8 +122,9 @@ def params(
             True,
             "AI enhancement",
             "Embed documents of projects, cases and workflow tasks. Off: no provider is needed or touched.",
+            kinds=_EVERY,
         ),
-        *_ai_params(embedded or {}),
+        *_ai_params(embedded),
         Param(
             "copy_files",
             "boolean",
@@ -131,6 +152,7 @@ def params(
             variable="MIGRATION_MAX_RETRIES",
             minimum=0,
             maximum=10,
+            kinds=_EVERY,
         ),
         Param(
             "max_rejected",
@@ -185,6 +207,7 @@ def params(
             "Fail fast",
             "After the first failure no further batch starts. Off: independent batches go on.",
         ),
+        *_proof_params(kind),
         Param(
             "keep_staging",
             "boolean",
@@ -200,9 +223,8 @@ def params(
             "How much the migration logs.",
             variable="MIGRATION_LOG_LEVEL",
             choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+            kinds=_EVERY,
         ),
-    ]
-    declared.append(
         Param(
             "load_via",
             "string",
@@ -212,11 +234,51 @@ def params(
             " 1,000 rows. auto: postgres where that connection exists, else rest.",
             variable="MIGRATION_LOAD_VIA",
             choices=("auto", "postgres", "rest"),
-        )
-    )
-    if kind == "incremental":
-        declared += _incremental_params()
-    return [_with_default(param, environment) for param in declared]
+            kinds=_EVERY,
+        ),
+        *_incremental_params(),
+    ]
+
+
+def _proof_params(kind: str) -> list[Param]:
+    return [
+        Param(
+            "foreign_writes",
+            "string",
+            "stop",
+            "Foreign writes",
+            "What happens to rows that somebody else changed in the target since they were loaded. stop: the run ends"
+            " before anything is written. keep: they stay as they are. overwrite: they are loaded again.",
+            variable="MIGRATION_FOREIGN_WRITES",
+            choices=("stop", "keep", "overwrite"),
+        ),
+        Param(
+            "repair",
+            "boolean",
+            False,
+            "Repair",
+            "Compare every row of the target with the source first, and load those that differ again.",
+        ),
+        Param(
+            "verify_files",
+            "string",
+            "all" if kind == "validation" else "copied",
+            "Verify files",
+            "Which files are read from Storage again and compared byte by byte: none, those that this run copied, all.",
+            choices=("none", "copied", "all"),
+            kinds=_EVERY,
+        ),
+        Param(
+            "samples",
+            "integer",
+            5,
+            "Samples",
+            "Random rows per entity that the report shows side by side, source and target, masked.",
+            minimum=0,
+            maximum=100,
+            kinds=_EVERY,
+        ),
+    ]
 
 
 def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
@@ -229,6 +291,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             "Whose documents are embedded, of the entities that the run migrates.",
             variable="MIGRATION_AI_ENTITIES",
             choices=tuple(embedded),
+            kinds=_EVERY,
         ),
         Param(
             "ai_budget",
@@ -256,6 +319,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             "Let clinical notes of cases into the embedded documents. Known names, e-mails, dates and numbers are"
             " removed first; what the database does not know may remain. With OpenAI it leaves your network.",
             variable="MIGRATION_EMBED_CLINICAL_TEXT",
+            kinds=_EVERY,
         ),
     ]
 
@@ -268,6 +332,7 @@ def _incremental_params() -> list[Param]:
             False,
             "Allow an initial full load",
             "Where no full migration was completed yet, load everything instead of stopping.",
+            kinds=("incremental",),
         ),
         Param(
             "redrive",
@@ -275,6 +340,7 @@ def _incremental_params() -> list[Param]:
             False,
             "Only quarantined rows",
             "Retry the rows in quarantine and nothing else, for instance after their data or a mapping was repaired.",
+            kinds=("incremental",),
         ),
     ]
 
@@ -286,14 +352,22 @@ def check(values: Mapping[str, Any], known: Collection[Param]) -> Settings:
         MigrationError: PARAM_UNKNOWN, PARAM_INVALID or ENTITY_UNKNOWN.
     """
     by_name = {param.name: param for param in known}
-    unknown = sorted(set(values) - set(by_name))
-    if unknown:
-        raise MigrationError("PARAM_UNKNOWN", f"Unknown: {unknown}; known are {sorted(by_name)}.")
-    checked = {name: _checked(param, values.get(name, param.default)) for name, param in by_name.items()}
+    refuse_unknown(values, by_name)
+    checked = {param.name: param.default for param in _declared((), {})}
+    checked |= {name: _checked(param, values.get(name, param.default)) for name, param in by_name.items()}
     checked |= {name: tuple(value) for name, value in checked.items() if isinstance(value, list)}
     if checked["review_at"] > checked["merge_at"]:
         raise MigrationError("PARAM_INVALID", "review_at must not be above merge_at.", param="review_at")
+    if checked["repair"] and checked["redrive"]:
+        raise MigrationError("PARAM_INVALID", "repair and redrive do not go together.", param="repair")
     return Settings(**checked)
+
+
+def refuse_unknown(values: Collection[Any], known: Collection[str]) -> None:
+    """Raises PARAM_UNKNOWN where there are others than those known."""
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise MigrationError("PARAM_UNKNOWN", f"Unknown: {_shown(unknown)}; known are {sorted(known)}.")
 
 
 def fits(param: Param) -> bool:
@@ -331,19 +405,32 @@ def _checked(param: Param, value: Any) -> Any:
     if too_low or too_high:
         limits = f"between {param.minimum:g} and {param.maximum:g}"
         raise MigrationError("PARAM_INVALID", f"{param.name} must be {limits}.", param=param.name)
-    return value
+    return value + 0 if param.kind == "number" else value  # which makes -0.0 a zero
 
 
 def _checked_names(param: Param, value: Collection[Any]) -> list[str]:
     unknown = [name for name in value if name not in param.choices]
     if unknown:
-        shown = [repr(name)[:60] for name in unknown[:10]]
         raise MigrationError(
             "ENTITY_UNKNOWN",
-            f"Unknown: {', '.join(shown)}; known are {list(param.choices)}.",
+            f"Unknown: {_shown(unknown)}; known are {list(param.choices)}.",
             param=param.name,
         )
     return list(dict.fromkeys(value))
+
+
+def _shown(values: Sequence[Any]) -> str:
+    """What somebody gave, as it may stand in a message: few and short, on one line, look-alikes told apart."""
+    some = values[:_MOST_SHOWN]
+    words = [reprlib.repr(value) if isinstance(value, str) else type(value).__name__ for value in some]
+    text = ", ".join(words).encode("ascii", "backslashreplace").decode()
+    return f"[{text}]" + (f" and {len(values) - len(some):,} more" if len(values) > len(some) else "")
+
+
+def whole_number(text: str, least: int, most: int) -> int | None:
+    """The number that a text of the environment writes in plain digits; None where it is no such number."""
+    number = int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+    return number if number is not None and least <= number <= most else None
 
 
 def _integer(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from include.matching.people import People
 from include.matching.scoring import Scored, Scorer, join_scored
 from include.matching.texts import BoolArray
 
+Told = Callable[[int], None]
+"""Told how many pairs were compared since, now and then; of several processes only this one tells."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -28,21 +32,21 @@ class Job:
     changed: BoolArray | None
 
 
-def run(job: Job) -> Scored:
+def run(job: Job, told: Told | None = None) -> Scored:
     """Compares one share; the pairs come in no particular order."""
     scorer = Scorer(job.people, job.model)
     keys = usable_keys(job.people, job.model.common)
     nobody = np.zeros(0, dtype=np.int64)
     parts = [scorer.compare(nobody, nobody)]
-    parts += [
-        scorer.compare_from(left, right, job.review_at)
-        for left, right in candidate_pairs(keys, job.share, job.changed)
-        if len(left)
-    ]
+    for left, right in candidate_pairs(keys, job.share, job.changed):
+        if len(left):
+            parts.append(scorer.compare_from(left, right, job.review_at))
+            if told is not None:
+                told(len(left))
     return join_scored(parts)
 
 
-def run_shared(job: Job, workers: int) -> Scored:
+def run_shared(job: Job, workers: int, told: Told | None = None) -> Scored:
     """Compares a share by several processes.
 
     They are spawned, not forked: a task of the scheduler has threads, which a fork would leave half alive. A
@@ -52,12 +56,12 @@ def run_shared(job: Job, workers: int) -> Scored:
         MigrationError: MATCH_WORKER_ENDED, a process was killed.
     """
     if current_process().daemon:
-        return run(job)
+        return run(job, told)
     number, shares = job.share
     parts = [replace(job, share=(number + shares * worker, shares * workers)) for worker in range(workers)]
     with ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn")) as pool:
         others = [pool.submit(run, part) for part in parts[1:]]
-        mine = run(parts[0])
+        mine = run(parts[0], told)
         try:
             return join_scored([mine, *(other.result() for other in others)])
         except BrokenProcessPool as error:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.core.errors import MigrationError
-from include.matching.comparing import Job, run, run_shared
+from include.matching.comparing import Job, Told, run, run_shared
 from include.matching.deciding import Decided, cluster
 from include.matching.explaining import explanations
 from include.matching.learning import learn_model
@@ -95,6 +95,8 @@ def compare(
     settings: MatchSettings = DEFAULTS,
     share: tuple[int, int] = (0, 1),
     changed: pa.Array | None = None,
+    *,
+    told: Told | None = None,
 ) -> pa.Table:
     """Scores the candidate pairs of a table.
 
@@ -104,6 +106,7 @@ def compare(
         settings: what to compare, and the lowest score to report (``review_at``).
         share: (k, n), the k-th (from 0) of n shares of about equal work: disjoint, and together complete.
         changed: legacy ids; only pairs with at least one of them.
+        told: how many pairs were compared, now and then.
 
     Returns:
         ``left_id``, ``right_id`` (numerically lower first), ``score``, ``explanation``; ordered by the ids.
@@ -116,7 +119,7 @@ def compare(
         raise MigrationError("PARAM_INVALID", "A share needs a number from 0 below the number of shares.")
     encoded = _encoded(people, model, settings)
     marked = None if changed is None else _marked(encoded, changed)
-    scored = _compared(encoded, model, settings, share, marked)
+    scored = _compared(encoded, model, settings, share, marked, told=told)
     return _scored_table(Scorer(encoded, model), scored)
 
 
@@ -219,10 +222,12 @@ def _compared(
     settings: MatchSettings,
     share: tuple[int, int],
     changed: BoolArray | None,
+    *,
+    told: Told | None = None,
 ) -> Scored:
     job = Job(people, model, settings.review_at, share, changed)
     small = len(people) < settings.parallel_from or settings.workers == 1
-    scored = run(job) if small else run_shared(job, settings.workers)
+    scored = run(job, told) if small else run_shared(job, settings.workers, told)
     return scored.take(np.lexsort((scored.pairs.right, scored.pairs.left)))
 
 

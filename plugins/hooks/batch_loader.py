@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ class LoadBatch:
     """One batch on its way into the target.
 
     Attributes:
-        clean: legacy_id, id, columns, source_version, content_hash.
+        clean: legacy_id, id, columns, source_version.
         rejects: legacy_id, code, column, payload.
         findings: legacy_id, code, column.
     """
@@ -32,14 +31,6 @@ class LoadBatch:
     clean: pa.Table
     rejects: pa.Table
     findings: pa.Table
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the rows' content hashes, in order."""
-        digest = hashlib.blake2b(digest_size=16)
-        for content_hash in self.clean.column("content_hash").to_pylist():
-            digest.update(content_hash.encode())
-        return digest.hexdigest()
 
 
 class BatchLoader:
@@ -63,7 +54,6 @@ class BatchLoader:
             "batch": batch.name,
             "key_range": batch.key_range,
             "attempt": attempt,
-            "fingerprint": batch.fingerprint,
         }
         clean, rejects = refuse_unstorable(batch.clean, batch.rejects)
         rows = {"rows": clean, "rejects": rejects, "findings": batch.findings}

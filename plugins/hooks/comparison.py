@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from include.core.ids import target_ids
 from include.core.spec import Entity
 from include.core.tracking import Check
 from plugins.hooks.target import Rows, Target
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
     from plugins.hooks.staging import StagingHook
     from plugins.hooks.tracking import TrackingHook
 
+WHOLE = "target"
+"""What checks of the target as a whole name as their entity."""
+
 _SAMPLES = 10
+_MAPPED = ["legacy_id", "target_id"]
 _KEYS = pa.schema({"legacy_id": pa.string()})
 
 
@@ -33,12 +39,12 @@ class Comparison:
         for result in self._target.call("check_counts", run=self._tracking.run_id, entity=entity.name):
             # Where rows are shaped, as many as were extracted do not come out.
             if entity.shape is None or result["name"] != "rows_transformed":
-                yield _check(entity, 1, result)
+                yield check_of(entity.name, 1, result)
 
     def embeddings(self, entity: Entity) -> Iterator[Check]:
         """Every live row has a vector, except those whose text the provider refuses; no other row has one."""
         for result in self._target.call("check_embedded", entity=entity.name):
-            yield _check(entity, 1, result)
+            yield check_of(entity.name, 1, result)
 
     def key_sets(self, entity: Entity, source: Snapshot, staging: StagingHook) -> Iterator[Check]:
         """Keys of the source now against the fates of rows.
@@ -67,12 +73,32 @@ class Comparison:
         yield _none("keys_without_source", entity, unseen)
         if gone:
             yield _none("keys_left", entity, gone, severity="warn")
-        yield _check(entity, 2, found["two_fates"])
+        yield check_of(entity.name, 2, found["two_fates"])
 
     def integrity(self, entity: Entity) -> Iterator[Check]:
-        """What constraints promise, asked of the rows themselves, and the entity's own rules."""
-        for result in self._target.call("check_integrity", entity=entity.name):
-            yield _check(entity, 4, result)
+        """What constraints promise, asked of the rows themselves; the entity's own rules; the records behind rows."""
+        for function in ("check_integrity", "check_records"):
+            for result in self._target.call(function, entity=entity.name):
+                yield check_of(entity.name, 4, result)
+        yield self._ids(entity)
+
+    def schema(self) -> Iterator[Check]:
+        """The target as a whole: its schema as it was deployed, and what roles of the API may do."""
+        for result in self._target.call("check_schema"):
+            yield check_of(WHOLE, 4, result)
+
+    def _ids(self, entity: Entity) -> Check:
+        """Every id is the one that its legacy id gives."""
+        wrong: list[str] = []
+        number = 0
+        for rows in self._target.rows("mapped_ids", _MAPPED, entity=entity.name):
+            keys = rows.column("legacy_id").combine_chunks()
+            other = pc.not_equal(target_ids(entity.name, keys), rows.column("target_id").combine_chunks())
+            number += pc.sum(other).as_py() or 0
+            wrong += keys.filter(other).slice(0, _SAMPLES - len(wrong)).to_pylist()
+        return Check(
+            "ids_deterministic", entity.name, 4, "0", str(number), not number, sample_keys=tuple(wrong)
+        )
 
     def _seen(self, entity: Entity, staging: StagingHook) -> Iterable[pa.Array]:
         """Keys that the source had when the run was planned, and those it had when rows were extracted."""
@@ -80,9 +106,10 @@ class Comparison:
         return itertools.chain(staging.planned_keys(entity.name), staging.keys(entity.name, batches))
 
 
-def _check(entity: Entity, level: int, result: Mapping[str, Any]) -> Check:
+def check_of(entity: str, level: int, result: Mapping[str, Any]) -> Check:
+    """A check as the target's functions give it."""
     return Check(
-        *(result["name"], entity.name, level, result["expected"], result["found"]),
+        *(result["name"], entity, level, result["expected"], result["found"]),
         passed=result["expected"] == result["found"],
         severity=result["severity"],
         sample_keys=tuple(result["sample_keys"]),

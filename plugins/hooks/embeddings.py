@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from include.core.errors import MigrationError
+from include.core.settings import whole_number
 from include.embedding.prices import FREE, Price
 from include.embedding.provider import Answer, EmbeddingProvider, Vectors, check_texts, check_vectors
 from include.embedding.tokens import estimate_tokens
@@ -284,10 +285,10 @@ def _numbers(environment: Mapping[str, str], extra: Mapping[str, Any]) -> dict[s
 def _whole_number(setting: str, value: object, most: int) -> int | None:
     if value is None or value == "":
         return None
-    text = str(value)
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= most:
+    number = whole_number(str(value), 1, most)
+    if number is None:
         raise MigrationError("PARAM_INVALID", f"It is a whole number from 1 to {most}.", setting=setting)
-    return int(text)
+    return number
 
 
 def _price(extra: Mapping[str, Any]) -> Price | None:

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import TypeVar
 
 from include.core.errors import MigrationError
+from include.core.settings import whole_number
 from include.files.manifest import FileCounts, Outcome, PlannedFile, Status
 from include.files.mime import HEAD_BYTES, mime_type
 from include.files.paths import is_object_key
@@ -56,8 +57,9 @@ class CopySettings:
             MigrationError: FILES_SETTING_INVALID.
         """
         settings = os.environ if environment is None else environment
-        number = settings.get(CONCURRENCY, "").strip() or str(_DEFAULT_CONCURRENCY)
-        if not number.isdecimal() or not 1 <= int(number) <= _MOST_CONCURRENCY:
+        text = settings.get(CONCURRENCY, "").strip() or str(_DEFAULT_CONCURRENCY)
+        number = whole_number(text, 1, _MOST_CONCURRENCY)
+        if number is None:
             raise MigrationError(
                 "FILES_SETTING_INVALID",
                 f"{CONCURRENCY} is a whole number from 1 to {_MOST_CONCURRENCY}.",
@@ -66,7 +68,7 @@ class CopySettings:
         verify = settings.get(VERIFY, "").strip().lower() or "auto"
         if verify not in ("auto", "download"):
             raise MigrationError("FILES_SETTING_INVALID", f"{VERIFY} is auto or download.", setting=VERIFY)
-        return cls(int(number), verify == "download")
+        return cls(number, verify == "download")
 
 
 @dataclass(frozen=True)

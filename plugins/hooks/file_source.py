@@ -138,6 +138,8 @@ def _source(uri: str, settings: Mapping[str, str]) -> FileSource:
     if "::" in uri or "\x00" in uri:
         raise _invalid(URI, "Chained addresses are not supported.")
     scheme = urlsplit(uri).scheme.lower() if "://" in uri else ""
+    if "://" in uri and not scheme:
+        raise _invalid(URI, "It is neither an address nor a folder.")
     if scheme in _LOCAL_SCHEMES:
         # As ObjectStoragePath reads it: a file's address is taken as it stands, without %20.
         return LocalFiles(Path(uri.split("://", 1)[-1]).expanduser())

@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.sdk import BaseHook
 
+from include.core.errors import MigrationError
 from plugins.hooks.target import Target
 
 
@@ -18,10 +19,14 @@ class PlansHook(BaseHook):
         self._run_id = run_id
 
     def scope(self) -> str:
-        """Which source rows the run takes up: ``everything``, ``changes`` or ``quarantine``."""
+        """Which source rows the run takes up: ``everything``, ``changes`` or ``quarantine``.
+
+        Raises:
+            MigrationError: RUN_STATE_MISSING.
+        """
         scope = self._target.call("run_scope", run=self._run_id)
         if scope is None:
-            raise LookupError(f"run {self._run_id} was never opened")
+            raise MigrationError("RUN_STATE_MISSING", "", run=self._run_id)
         return str(scope)
 
     def find(self, entity: str) -> list[dict[str, Any]] | None:

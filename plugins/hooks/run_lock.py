@@ -19,6 +19,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from include.core.errors import MigrationError
+from include.core.settings import whole_number
 from plugins.hooks.target import Target
 
 LOG = logging.getLogger("mdw_migration.lock")
@@ -26,7 +27,7 @@ LOG = logging.getLogger("mdw_migration.lock")
 BEAT_SECONDS = 15.0
 # Longer than the longest pause between two attempts of a task, in which a run is silent.
 _GRACE_SECONDS = 900
-_LEAST_GRACE_SECONDS = 60
+_LEAST_GRACE_SECONDS, _MOST_GRACE_SECONDS = 60, 7 * 24 * 3_600
 # The system's clock may be set while a process runs, which moves the start it computes.
 _SAME_START_SECONDS = 5.0
 
@@ -38,12 +39,13 @@ def grace_seconds() -> int:
         MigrationError: PARAM_INVALID.
     """
     text = os.environ.get("MIGRATION_LOCK_GRACE_SECONDS") or str(_GRACE_SECONDS)
-    if not (text.isascii() and text.isdigit() and int(text) >= _LEAST_GRACE_SECONDS):
+    seconds = whole_number(text, _LEAST_GRACE_SECONDS, _MOST_GRACE_SECONDS)
+    if seconds is None:
+        limits = f"from {_LEAST_GRACE_SECONDS} to {_MOST_GRACE_SECONDS}"
         raise MigrationError(
-            "PARAM_INVALID",
-            f"MIGRATION_LOCK_GRACE_SECONDS must be a whole number of at least {_LEAST_GRACE_SECONDS}.",
+            "PARAM_INVALID", f"MIGRATION_LOCK_GRACE_SECONDS must be a whole number {limits}."
         )
-    return int(text)
+    return seconds
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ class CompleteRun:
     """The last complete run.
 
     Attributes:
+        horizon: the oldest transaction of the source that it may not have seen.
         undisturbed: no later run may have loaded rows.
     """
 
+    run_id: str
+    horizon: int
     mapping_version: str
     rules_version: str
     code_version: str

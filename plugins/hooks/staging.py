@@ -31,13 +31,27 @@ def default_root(name: str) -> str:
 
 
 def staging_root() -> ObjectStoragePath:
-    """Where runs stage their rows."""
-    return ObjectStoragePath(os.environ.get("MIGRATION_STAGING_URI") or default_root("staging"))
+    """Where runs stage their rows; raises PARAM_INVALID."""
+    return _root("MIGRATION_STAGING_URI", "staging")
 
 
 def report_root() -> ObjectStoragePath:
-    """Where runs leave their reports."""
-    return ObjectStoragePath(os.environ.get("MIGRATION_REPORT_URI") or default_root("reports"))
+    """Where runs leave their reports; raises PARAM_INVALID."""
+    return _root("MIGRATION_REPORT_URI", "reports")
+
+
+def _root(variable: str, name: str) -> ObjectStoragePath:
+    uri = os.environ.get(variable) or default_root(name)
+    # A relative path would be another one in every worker, and open to others in most.
+    if uri.isprintable() and re.match(r"/|[a-zA-Z][a-zA-Z0-9+.-]*://", uri):
+        try:
+            return ObjectStoragePath(uri)
+        except ValueError:  # no such kind of storage
+            pass
+    raise MigrationError(
+        "PARAM_INVALID",
+        f"{variable} must be an absolute path, or the address of a storage that fsspec knows.",
+    )
 
 
 def check_writable(root: ObjectStoragePath) -> None:

@@ -127,7 +127,7 @@ def vector_dimensions(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
     """Dimensions of the deployed vector columns."""
     row = connection.execute("SELECT migration.vector_dimensions()").fetchone()
     if row is None or row[0] is None:
-        raise LookupError("public.project_embeddings has no column embedding")
+        raise MigrationError("TARGET_SCHEMA_CHANGED", "public.project_embeddings has no column embedding.")
     return int(row[0])
 
 
@@ -159,16 +159,35 @@ def deploy(connection: psycopg.Connection[tuple[Any, ...]], dimensions: int | No
     Raises:
         MigrationError: as :func:`deploy_schema` and :func:`fit_dimensions` do.
     """
+    before = _schema_before(connection)
     deployed = deploy_schema(connection, dimensions)
     if dimensions is not None:
         fit_dimensions(connection, dimensions)
-    register(connection, ENTITIES.values())
+    register(connection, ENTITIES.values(), before)
     return deployed
 
 
-def register(connection: psycopg.Connection[tuple[Any, ...]], entities: Collection[Entity]) -> None:
-    """Tell the target what its functions need to know of entities and codes, as their files declare it now."""
+def register(
+    connection: psycopg.Connection[tuple[Any, ...]], entities: Collection[Entity], before: Any = None
+) -> None:
+    """Tell the target what its functions need to know of entities and codes, as their files declare it now.
+
+    Behind new files the schema is recorded, for validation to compare with.
+
+    Args:
+        before: what ``migration.schema_before`` gave before the files were run, to keep drift apart from them.
+    """
     connection.execute("SELECT migration.register(%s)", [Jsonb(registration(entities))])
+    connection.execute("SELECT migration.record_deployment(%s)", [None if before is None else Jsonb(before)])
+
+
+def _schema_before(connection: psycopg.Connection[tuple[Any, ...]]) -> Any:
+    """The schema as it is; None where new files are not to be told from anything, or there are none."""
+    known = connection.execute("SELECT to_regprocedure('migration.schema_before()')").fetchone()
+    if known in (None, (None,)) or {file.name for file in schema_files()} <= _recorded(connection).keys():
+        return None
+    row = connection.execute("SELECT migration.schema_before()").fetchone()
+    return row and row[0]
 
 
 def registration(entities: Collection[Entity]) -> dict[str, Any]:

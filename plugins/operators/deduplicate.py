@@ -11,6 +11,7 @@ import pyarrow.csv
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.core.batches import Partition, batch_names
+from include.core.progress import Progress
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from include.matching.deduplicate import MatchResult, MatchSettings, compare, decide, learn
@@ -130,11 +131,21 @@ class ComparePairsOperator(MigrationOperator):
             return 0.0
         clock, staged = Clock(), StagedMatching(StagingHook(run.run_id), str(self.entity))
         plan, share = staged.plan(), (self.partition["share"], self.partition["of"])
-        pairs = compare(staged.people(), plan.model.model, _settings(run), share=share, changed=plan.only)
+        label, progress = f"{self.entity}: share {self.partition['label']}", Progress(None, unit="pairs")
+        pairs = compare(
+            staged.people(),
+            plan.model.model,
+            _settings(run),
+            share=share,
+            changed=plan.only,
+            told=lambda compared: self.advance(progress, label, compared),
+        )
         staged.keep_pairs(self.partition["share"], pairs)
         self.progress(
-            f"{self.entity}: share {self.partition['label']}, {pairs.num_rows:,} pairs alike,"
-            f" {clock.seconds:.1f} s, {peak_memory_mb():.0f} MB"
+            f"{label}, {pairs.num_rows:,} pairs alike, {clock.seconds:.1f} s, {peak_memory_mb():.0f} MB",
+            entity=self.entity,
+            counts={"alike": pairs.num_rows},
+            **progress.standing.facts,
         )
         return clock.seconds
 
@@ -183,9 +194,13 @@ class DeduplicateOperator(MigrationOperator):
                 model=plan.model.to_json() if plan.learnt else None,
             )
             counts = self._note(run, RunNotes(target, run.run_id), result, again)
+        self.batch_recorded("all", fates, clock.seconds)
         self.progress(
             f"{name}: {counts['merged']:,} merged into survivors, {counts['pending']:,} pairs to review,"
-            f" {clock.seconds:.1f} s, {peak_memory_mb():.0f} MB"
+            f" {clock.seconds:.1f} s, {peak_memory_mb():.0f} MB",
+            entity=name,
+            counts=counts,
+            seconds=round(clock.seconds, 3),
         )
         return counts
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from include.core.tracking import Fates
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target import Target
 from plugins.hooks.tracking import TrackingHook, peak_memory_mb
 from plugins.operators.preflight import chosen
-from plugins.operators.step import MigrationOperator, Run
+from plugins.operators.step import Clock, MigrationOperator, Run
 
 _BATCH = "deleted"
 
@@ -27,7 +28,8 @@ class DeleteOperator(MigrationOperator):
         return deleted
 
     def _mark(self, run: Run, target: Target, entity: str) -> int:
-        return int(
+        clock = Clock()
+        deleted = int(
             target.call(
                 "mark_deleted",
                 incoming={"gone_keys": StagingHook(run.run_id).read("gone", entity, "all")},
@@ -42,3 +44,5 @@ class DeleteOperator(MigrationOperator):
                 dry_run=run.settings.dry_run,
             )
         )
+        self.batch_recorded(_BATCH, Fates(), clock.seconds, entity=entity, deleted=deleted)
+        return deleted

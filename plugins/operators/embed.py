@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +14,7 @@ from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.core.errors import MigrationError
+from include.core.progress import Progress
 from include.core.spec import Embeddings, Entity
 from include.core.tracking import Fates
 from include.embedding.content_hash import content_hashes
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
 _ROWS_ASKED_AT_ONCE = 5_000
-_RHYTHM_SECONDS = 5.0
 _INDEX = {
     "built": "built",
     "exists": "there already",
@@ -79,7 +78,8 @@ class EmbedOperator(PartitionOperator):
                     run, entity=entity.name, phase=self.phase, batch=share.name, fates=share.fates
                 )
             )
-        self.progress(f"{entity.name}: {self.partition['label']}, {share.told}")
+            self.batch_recorded(share.name, share.fates, clock.seconds)
+        self.progress(f"{entity.name}: {self.partition['label']}, {share.told}", entity=entity.name)
         return {"rows": share.stored, "sent": share.sent, "refused": share.refused}
 
     def _collect(self, share: _Share) -> None:
@@ -129,7 +129,7 @@ class _Share:
         self._rows: pa.Table = StagingHook(run.run_id).read(TEXTS, entity.name, self.name)
         _refuse_other_model(self._rows, self._provider)
         self._pending = self._rows
-        self._clock, self._told_at = Clock(), time.monotonic()
+        self._clock = Clock()
         self.sent = self.refused = self.stored = self.tokens = 0
 
     @property
@@ -188,11 +188,11 @@ class _Share:
             max_retries=self._run.settings.max_retries,
             may_go_on=self._may_go_on,
         )
-        clock, settled = Clock(), 0
+        progress = Progress(len(texts), unit="texts")
         with self._operator.stopping(sender):
             for done in sender.send(texts):
-                settled += len(done.hashes) + len(done.refused)
-                self.sent += len(done.hashes) + len(done.refused)
+                settled = len(done.hashes) + len(done.refused)
+                self.sent += settled
                 self.refused += len(done.refused)
                 self.tokens += done.tokens
                 if done.hashes:
@@ -203,7 +203,7 @@ class _Share:
                     self._store.quarantine(
                         rows_of(self._pending, done.refused), done.refused, self._provider.model
                     )
-                self._tell(settled / len(texts), clock)
+                self._operator.advance(progress, f"{self._entity.name}: {self.told}", settled)
 
     def _ledger(self, *, batch_api: bool) -> EmbeddingLedger:
         """The ledger of requests; jobs of the Batch API cost less, and have limits of their own."""
@@ -241,18 +241,6 @@ class _Share:
 
     def _may_go_on(self) -> None:
         self._tracking.stop_if_failed(fail_fast=self._run.settings.fail_fast)
-
-    def _tell(self, share: float, clock: Clock) -> None:
-        """A line in a steady rhythm.
-
-        Args:
-            share: of what is to be sent, that which was since the clock was made.
-        """
-        if time.monotonic() - self._told_at < _RHYTHM_SECONDS:
-            return
-        self._told_at = time.monotonic()
-        left = clock.seconds * (1 - share) / max(share, 0.001)
-        self._operator.progress(f"{self._entity.name}: {share:.0%}, {self.told}, about {left:,.0f} s left")
 
 
 def _refuse_other_model(rows: pa.Table, provider: EmbeddingProvider) -> None:

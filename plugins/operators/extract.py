@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from include.core.batches import Partition, batch_name
+from include.core.progress import Progress
 from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.entities import ENTITIES
@@ -32,7 +33,7 @@ class ExtractOperator(PartitionOperator):
             tracking = TrackingHook(target, run.run_id)
             names = sorted(tracking.done_batches(entity.name, "extraction", partition.name))
             resume = _Resume.behind(staging, entity, names)
-            rows, clock = 0, Clock()
+            progress, clock = Progress(None if names else self.partition.get("rows")), Clock()
             keys = selected_keys(staging, partition)
             finished = resume.finished or keys == []
             with self._source.snapshot() as source:
@@ -41,21 +42,28 @@ class ExtractOperator(PartitionOperator):
                     tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                     name = batch_name(partition, len(names))
                     staging.write("raw", entity.name, name, raw)
-                    size, key_range = raw.num_rows, _key_range(raw, entity.source.partition_by)
+                    fates = Fates(raw.num_rows, undecided=raw.num_rows)
+                    key_range = _key_range(raw, entity.source.partition_by)
                     tracking.record_batch(
                         clock.ledger_row(
                             run,
                             entity=entity.name,
                             phase=self.phase,
                             batch=name,
-                            fates=Fates(size, undecided=size),
+                            fates=fates,
                             key_range=key_range,
                         )
                     )
+                    self.batch_recorded(name, fates, clock.seconds)
+                    self.advance(progress, partition.label, raw.num_rows)
                     names.append(name)
-                    rows += size
                     clock = Clock()
-        self.progress(f"{partition.label}: {rows:,} rows in {len(names)} batches")
+        done = progress.standing
+        self.progress(
+            f"{partition.label}: {done.rows:,} rows in {len(names)} batches, {done.rate:,.0f} rows/s",
+            entity=entity.name,
+            **done.facts,
+        )
         return {**self.partition, "batches": len(names)}
 
     def on_kill(self) -> None:

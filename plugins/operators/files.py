@@ -14,6 +14,7 @@ import pyarrow.csv
 
 from include.core.batches import batch_names
 from include.core.errors import MigrationError
+from include.core.progress import Progress
 from include.entities import ENTITIES
 from include.files.manifest import (
     PLANNED_COLUMNS,
@@ -186,11 +187,13 @@ class CopyFilesOperator(PartitionOperator):
         with closing(StorageHook.from_connection(max_retries=run.settings.max_retries)) as storage:
             record = _Recorder(run, target, share.entity)
             copier = FileCopier(files, storage, read_back=settings.read_back, keep_upload=record.keep_upload)
+            progress = Progress(len(planned), unit="files")
             results = side_by_side(copier.copy, planned, settings.concurrency)
             try:
                 for result in results:
                     record.take(result.outcome, large=result.counts.bytes > CHUNK_BYTES)
                     record.counts += result.counts
+                    self.advance(progress, self.partition["label"], 1)
                     if result.error is not None:
                         raise result.error
             finally:
@@ -203,9 +206,11 @@ class CopyFilesOperator(PartitionOperator):
         entity = str(self.partition["entity"])
         known = {file.legacy_id: file for file in planned_files(target, entity, recheck=True)}
         planned = _planned_in_dry_run(known, self._staged(run, entity), everything=_rechecks(run))
-        return sum(
-            side_by_side(lambda file: look(files, file), planned, settings.concurrency), start=FileCounts()
-        )
+        counts, progress = FileCounts(), Progress(None, unit="files")
+        for looked in side_by_side(lambda file: look(files, file), planned, settings.concurrency):
+            counts += looked
+            self.advance(progress, self.partition["label"], 1)
+        return counts
 
     def _staged(self, run: Run, entity: str) -> Iterator[dict[str, Any]]:
         staging = StagingHook(run.run_id)
@@ -221,7 +226,10 @@ class CopyFilesOperator(PartitionOperator):
         self.progress(
             f"{self.partition['label']}: {counts.found:,} of {counts.files:,} files found, {done},"
             f" {counts.present + counts.unchanged:,} already there, {counts.missing:,} missing,"
-            f" {counts.failed:,} failed{rate}"
+            f" {counts.failed:,} failed{rate}",
+            entity=self.entity,
+            counts=counts.to_json(),
+            seconds=round(seconds, 3),
         )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from include.core.batches import Partition, batch_names
 from include.core.errors import MigrationError
-from include.core.resolve import split_merged, with_hashes
+from include.core.progress import Progress
+from include.core.resolve import split_merged
 from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.core.transform import REJECT_SCHEMA
@@ -18,9 +20,9 @@ from plugins.hooks.decisions import merged_ids
 from plugins.hooks.plans import PlansHook
 from plugins.hooks.staging import StagingHook
 from plugins.hooks.target import naming
-from plugins.hooks.tracking import TrackingHook
+from plugins.hooks.tracking import TrackingHook, fates_to_json
 from plugins.operators.preflight import chosen
-from plugins.operators.step import MigrationOperator, PartitionOperator, Run
+from plugins.operators.step import Clock, MigrationOperator, PartitionOperator, Run
 
 # Below this many rows a share says nothing.
 _ROWS_FOR_A_SHARE = 50
@@ -50,15 +52,19 @@ class LoadOperator(PartitionOperator):
             loader = BatchLoader(target, run.run_id, entity, dry_run=run.settings.dry_run)
             partition = Partition.from_json(self.partition)
             done = tracking.done_batches(entity.name, "loading", f"{self._prefix}{partition.name}")
+            progress = Progress(int(self.partition["batches"]), done=len(done))
             for name in batch_names(self.partition):
                 if f"{self._prefix}{name}" in done:
                     continue
                 batch = self._batch(entity, staging, name, merged)
                 if self.merged_rows and not batch.clean.num_rows:
+                    self.advance(progress, self.partition["label"], 1, 0)
                     continue
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
                 with naming(batch=batch.name):
                     loaded, took = loader.load(batch, run.attempt)
+                self.batch_recorded(batch.name, loaded, took)
+                self.advance(progress, self.partition["label"], 1, loaded.extracted)
                 fates, seconds = fates + loaded, seconds + took
                 self._refuse_flood(tracking, plan, entity, run.settings.max_rejected)
                 if fates.inserted >= 2 * analysed:
@@ -82,9 +88,7 @@ class LoadOperator(PartitionOperator):
             clean = split_merged(clean, merged, only_merged=self.merged_rows)
             findings = findings_of(findings, clean)
             rejects = REJECT_SCHEMA.empty_table() if self.merged_rows else rejects
-        return LoadBatch(
-            f"{self._prefix}{name}", self.partition["label"], with_hashes(clean), rejects, findings
-        )
+        return LoadBatch(f"{self._prefix}{name}", self.partition["label"], clean, rejects, findings)
 
     def _refuse_flood(self, tracking: TrackingHook, plan: PlansHook, entity: Entity, most: float) -> None:
         """Of an entity that is read in part, what waits in quarantine is read every time: all its rows count."""
@@ -105,10 +109,15 @@ class LoadOperator(PartitionOperator):
     def _say(self, fates: Fates, seconds: float, *, dry_run: bool) -> None:
         rate = f", {fates.extracted / seconds:,.0f} rows/s" if seconds else ""
         verb = "would be " if dry_run else ""
+        kept = f", {fates.skipped:,} skipped, for somebody else changed them" if fates.skipped else ""
         self.progress(
             f"{self.partition['label']}{' (merged)' if self.merged_rows else ''}: {verb}{fates.inserted:,} inserted,"
             f" {fates.updated:,} updated, {fates.unchanged:,} unchanged, {fates.merged:,} merged,"
-            f" {fates.rejected:,} rejected{rate}"
+            f" {fates.rejected:,} rejected{kept}{rate}",
+            entity=self.entity,
+            counts=fates_to_json(asdict(fates)),
+            rows=fates.extracted,
+            seconds=round(seconds, 3),
         )
 
 
@@ -128,9 +137,11 @@ class ReferencesOperator(MigrationOperator):
             loader = BatchLoader(target, run.run_id, entity, dry_run=run.settings.dry_run)
             while True:
                 tracking.stop_if_failed(fail_fast=run.settings.fail_fast)
-                name = f"a{run.attempt:02d}-b{rows:08d}"
+                name, clock = f"a{run.attempt:02d}-b{rows:08d}", Clock()
                 with naming(batch=name):
                     merged = loader.load_affected(name, run.batch_rows, run.attempt)
+                if merged.extracted:  # else it is no batch
+                    self.batch_recorded(name, merged, clock.seconds, phase="references")
                 fates, rows = fates + merged, rows + merged.extracted
                 # What was not written would be found again for ever.
                 if merged.extracted < run.batch_rows or merged.unchanged == merged.extracted:

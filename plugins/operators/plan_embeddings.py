@@ -17,12 +17,12 @@ from include.core.errors import MigrationError
 from include.core.spec import Embeddings, Entity
 from include.core.tracking import Fates
 from include.embedding import redaction
-from include.embedding.batching import cut_texts
 from include.embedding.content_hash import content_hashes
 from include.embedding.documents import columns_sent, recipe
 from include.embedding.prices import FREE, cost
 from include.embedding.provider import EmbeddingProvider
 from include.embedding.redaction import Redactor
+from include.embedding.rendering import RENDERED, rendered
 from include.entities import ENTITIES
 from plugins.hooks.embedding_ledger import EmbeddingLedger
 from plugins.hooks.embeddings import choose_provider
@@ -65,7 +65,7 @@ def skip_without_ai(run: Run, entity: Entity) -> Embeddings:
     if entity not in chosen(run.settings) or entity.name not in run.settings.ai_entities:
         raise AirflowSkipException("not chosen")
     if entity.embeddings is None:
-        raise LookupError(f"{entity.name} has no documents")
+        raise ValueError(f"{entity.name} has no documents")
     return entity.embeddings
 
 
@@ -150,6 +150,7 @@ class PlanEmbeddingsOperator(MigrationOperator):
                 tracking.record_batch(
                     clock.ledger_row(run, entity=entity.name, phase=self.phase, batch=batch, fates=fates)
                 )
+                self.batch_recorded(batch, fates, clock.seconds)
         return shares
 
     def _tell(self, run: Run, plan: _Plan, documents: int, wanted: int, texts: _Texts) -> None:
@@ -234,29 +235,18 @@ class _Plan:
 
     def lacking(self, documents: Iterator[pa.Table]) -> tuple[int, pa.Table]:
         """The number of documents; and id, legacy_id, hash, text, shortened of those without a vector of their text."""
-        number, wanted = 0, [_NO_TEXTS.empty_table()]
+        number, wanted = 0, [RENDERED.empty_table()]
         for rows in documents:
-            rendered = self._rendered(rows)
-            number += rendered.num_rows
-            ids, hashes = (rendered.column(name).combine_chunks() for name in ("id", "hash"))
-            wanted.append(rendered.filter(self._store.lacking(ids, hashes)))
+            told = self._rendered(rows)
+            number += told.num_rows
+            ids, hashes = (told.column(name).combine_chunks() for name in ("id", "hash"))
+            wanted.append(told.filter(self._store.lacking(ids, hashes)))
         return number, pa.concat_tables(wanted)
 
     def _rendered(self, rows: pa.Table) -> pa.Table:
-        texts = self.document.render(rows, self._redactor)
-        self._set_aside(rows.filter(pc.is_null(texts)))
-        rows, texts = rows.filter(pc.is_valid(texts)), texts.drop_null()
-        cut = cut_texts(texts.to_pylist(), self.provider.max_tokens_per_input, self.provider.count_tokens)
-        shortened = set(cut.shortened)
-        kept = pa.array(cut.texts, pa.string())
-        columns = [
-            rows.column("id"),
-            rows.column("legacy_id"),
-            content_hashes(kept, self.provider.model, self.provider.dimensions),
-            kept,
-            pa.array([place in shortened for place in range(len(kept))], pa.bool_()),
-        ]
-        return pa.table(columns, schema=_NO_TEXTS)
+        found = rendered(self.document, rows, self.provider, self._redactor)
+        self._set_aside(found.without)
+        return found.documents
 
     def _set_aside(self, rows: pa.Table) -> None:
         """Note the rows that have no document."""
@@ -292,17 +282,6 @@ class _Plan:
             [tokens[content_hash] for content_hash in rows.column("hash").to_pylist()], pa.int64()
         )
         return _Texts(rows.append_column("tokens", counted), sum(tokens.values()), len(tokens))
-
-
-_NO_TEXTS = pa.schema(
-    {
-        "id": pa.string(),
-        "legacy_id": pa.string(),
-        "hash": pa.string(),
-        "text": pa.string(),
-        "shortened": pa.bool_(),
-    }
-)
 
 
 def rows_of(rows: pa.Table, hashes: Collection[str], *, but: bool = False) -> pa.Table:

@@ -15,7 +15,7 @@ from include.core.drift import compare
 from include.core.errors import MigrationError
 from include.core.mapping import mapping_version, rules_version
 from include.core.notes import Note
-from include.core.settings import Settings
+from include.core.settings import Settings, whole_number
 from include.core.spec import Entity
 from include.entities import ENTITIES
 from plugins.hooks.connect import SOURCE
@@ -23,6 +23,7 @@ from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.legacy_mdw import LegacyMdwHook, Snapshot
 from plugins.hooks.plans import PlansHook
 from plugins.hooks.row_versions import RowVersions, Selection
+from plugins.hooks.run_log import log_root
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.source_identity import SourceIdentity, first_break
 from plugins.hooks.source_memory import last_complete_run, loaded_entities, recall_identities
@@ -37,6 +38,7 @@ from plugins.operators.step import LOG, MigrationOperator, Run, code_version
 _GONE_ALWAYS_ALLOWED = 50
 # Where more than this share of an entity is to be read, it is read whole: ranges cost less than lists of keys.
 _SHARE_READ_BY_KEYS = 0.5
+_MOST_PARTITION_ROWS = 1_000_000_000
 
 _LEVELS = {"info": logging.INFO, "warn": logging.WARNING}
 _SCOPES = {
@@ -64,13 +66,13 @@ class CheckSettingsOperator(MigrationOperator):
 
 
 class CheckStorageOperator(MigrationOperator):
-    """Makes sure that rows can be staged and the report written: a run must not find that out at its end."""
+    """Makes sure that rows can be staged, and report and log written: a run must not find that out at its end."""
 
     tracked = False
 
     def step(self, run: Run) -> None:  # noqa: ARG002 - the places belong to the installation, not to a run
         """Raises STORAGE_UNWRITABLE."""
-        for root in (staging_root(), report_root()):
+        for root in (staging_root(), report_root(), log_root()):
             check_writable(root)
 
 
@@ -209,9 +211,11 @@ def _other_versions(mapping: str, rules: str) -> list[Note]:
 def _partition_rows_wanted() -> int:
     """Rows that a partition should have at least; more workers want smaller ones."""
     text = os.environ.get("MIGRATION_PARTITION_ROWS") or str(PARTITION_ROWS)
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise MigrationError("PARAM_INVALID", "MIGRATION_PARTITION_ROWS must be a whole number above 0.")
-    return int(text)
+    rows = whole_number(text, 1, _MOST_PARTITION_ROWS)
+    if rows is None:
+        limits = f"from 1 to {_MOST_PARTITION_ROWS}"
+        raise MigrationError("PARAM_INVALID", f"MIGRATION_PARTITION_ROWS must be a whole number {limits}.")
+    return rows
 
 
 class PlanOperator(MigrationOperator):
@@ -238,7 +242,13 @@ class PlanOperator(MigrationOperator):
                 )
                 self._stage_gone(run, found, staging)
                 partitions = self._partitions(run, source, found, scope)
-            labelled = [{**partition.to_json(), "label": partition.label} for partition in partitions]
+            size = partition_rows(found.rows, run.batch_rows, _partition_rows_wanted())
+            labelled = [
+                {**partition.to_json(), "label": partition.label, "rows": rows}
+                for partition, rows in zip(
+                    partitions, _planned_rows(partitions, found.rows, size), strict=True
+                )
+            ]
             whole = partitions[0].selected is None
             selected, gone = found.rows if whole else found.selected, len(found.gone)
             result = plans.record(entity.name, labelled, source_rows=found.rows, selected=selected, gone=gone)
@@ -275,6 +285,21 @@ class PlanOperator(MigrationOperator):
         size = partition_rows(rows, run.batch_rows, at_least)
         cuts = [] if entity.source.whole or rows <= size else source.cuts(entity, size)
         return plan_partitions(entity.name, cuts)
+
+
+def _planned_rows(partitions: list[Partition], rows: int, size: int) -> list[int | None]:
+    """Rows of each partition; None where cuts at the same key, which are one, leave it open.
+
+    Args:
+        rows: of the entity in the source.
+        size: rows between two cuts.
+    """
+    if partitions[0].selected is not None:
+        return [partition.selected for partition in partitions]
+    whole = len(partitions) - 1
+    if not 0 <= rows - whole * size <= size and whole:
+        return [None] * len(partitions)
+    return [*[size] * whole, rows - whole * size]
 
 
 class _Keys:

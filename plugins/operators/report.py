@@ -11,10 +11,13 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.core.errors import MigrationError
 from include.core.report import as_html, as_text, build, headline
-from include.entities import ENTITIES
+from include.entities import EMBEDDED, ENTITIES
 from plugins.hooks.embedding_ledger import EmbeddingLedger
 from plugins.hooks.plans import PlansHook
+from plugins.hooks.rollback import drop_journals
+from plugins.hooks.run_log import recorded_errors
 from plugins.hooks.run_notes import RunNotes
+from plugins.hooks.samples import Samples
 from plugins.hooks.staging import StagingHook, report_root, run_folder
 from plugins.hooks.target import Target
 from plugins.hooks.tracking import TrackingHook
@@ -43,6 +46,7 @@ class CloseOperator(MigrationOperator):
             if not run.settings.keep_staging:
                 StagingHook(run.run_id).remove()
             tracking.close_run("completed", {"entities": report["entities"]}, str(folder))
+            drop_journals(target)
         self.progress(headline(report))
         self.progress(f"report: {folder}")
         return str(folder)
@@ -111,6 +115,10 @@ def _report(target: Target, tracking: TrackingHook, failed: list[str]) -> dict[s
         notes=RunNotes(target, tracking.run_id).all(),
         source_rows=PlansHook(target, tracking.run_id).source_rows(),
         embeddings=EmbeddingLedger.facts(target, tracking.run_id),
+        embedded=list(EMBEDDED),
+        samples=Samples(target, tracking.run_id).stored(),
+        errors=recorded_errors(tracking.run_id) if failed else [],
+        audit=target.call("seal_audit"),
     )
 
 

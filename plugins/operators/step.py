@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from include.core.errors import MigrationError
 from include.core.mapping import mapping_version
+from include.core.progress import Progress
 from include.core.settings import Settings, check, params
 from include.core.tracking import Fates
 from include.entities import EMBEDDED, ENTITIES
 from plugins.hooks.run_lock import Heartbeat
+from plugins.hooks.run_log import error_facts, place_of, run_log
 from plugins.hooks.target import Target, batch_rows, choose_way, open_target
 from plugins.hooks.tracking import LedgerRow, TrackingHook, peak_memory_mb
 
@@ -40,6 +43,8 @@ _MOST_RETRIES = 10
 _FIRST_DELAY_SECONDS = 2
 _LONGEST_DELAY_SECONDS = 300
 _PROJECT = Path(__file__).parent.parent.parent
+# How a task tells Airflow what to do with it; that it waits is no Exception at all.
+_CONTROL = (AirflowSkipException, AirflowFailException, AirflowRescheduleException)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Run:
         ti = context["ti"]
         index = ti.map_index if ti.map_index is not None else -1
         dag_run = context["dag_run"]
-        kind = "incremental" if "incremental" in ti.dag_id else "full"
+        kind = next((kind for kind in ("incremental", "validation") if kind in ti.dag_id), "full")
         known = params(ENTITIES, kind=kind, environment={}, embedded=EMBEDDED)
         values = given(context)
         return cls(
@@ -114,10 +119,59 @@ def given(context: Context) -> dict[str, Any]:
     return {**context["params"], **(context["dag_run"].conf or {})}
 
 
-def log_guidance(phase: str, task_id: str, error: MigrationError) -> None:
-    """What to do, line by line, so that whoever follows the progress lines sees it too."""
-    for line in (f"{task_id} failed", *str(error).splitlines()):
+def log_guidance(phase: str, task_id: str, error: MigrationError, outcome: str = "failed") -> None:
+    """What to do, line by line: the last words of a task that failed."""
+    for line in (f"{task_id} {outcome}", *str(error).splitlines()):
         LOG.error("[migration] %-16s %s", phase, line)
+
+
+def unexpected(error: BaseException) -> MigrationError:
+    """The registered error for an exception that nobody expected: its type and its place, not its text."""
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    return MigrationError("UNEXPECTED", "", error=kind, **place_of(error))
+
+
+@contextmanager
+def registered(phase: str, task_id: str) -> Iterator[None]:
+    """Within the block every failure is a registered error, told to the log; what a task tells Airflow passes.
+
+    Raises:
+        MigrationError: UNEXPECTED for what is none; without its cause, whose text may quote a row.
+    """
+    try:
+        yield
+    except _CONTROL:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, people are told what to do
+        known = error if isinstance(error, MigrationError) else unexpected(error)
+        first_line = str(known).partition("\n")[0]
+        facts = {"message": f"{task_id} failed", "phase": phase, **error_facts(known)}
+        # Airflow writes the traceback.
+        LOG.error("[migration] %-16s %s failed: %s", phase, task_id, first_line, extra={"facts": facts})  # noqa: TRY400
+        raise known from None
+
+
+def guide(context: Context) -> None:
+    """Callback: the guidance as the last lines of the log of a failed task, behind Airflow's own.
+
+    Airflow has written the traceback by then; behind this it writes no more than the end of its group of lines.
+    """
+    _guide(context, "is not repeated any more")
+
+
+def guide_retry(context: Context) -> None:
+    """Callback: as :func:`guide`, for a task that Airflow repeats by itself."""
+    _guide(context, "is repeated by itself")
+
+
+def _guide(context: Context, what_follows: str) -> None:
+    error, task_id = context.get("exception"), context["ti"].task_id
+    if not isinstance(error, BaseException) or isinstance(error, _CONTROL):
+        return
+    # What Airflow raised around the step itself: rendering its arguments, storing its result.
+    known = error if isinstance(error, MigrationError) else unexpected(error)
+    outcome = f"failed in attempt {context['ti'].try_number} and {what_follows}"
+    log_guidance(task_id.split(".")[0], task_id, known, outcome)
 
 
 class TransientOnly(RetryPolicy):
@@ -155,8 +209,8 @@ def record_failure(context: Context) -> None:
     error = context.get("exception")
     if isinstance(error, MigrationError) and error.code in ("RUN_STOPPED", "RUN_STATE_MISSING"):
         return  # a consequence, not a cause
-    run = Run.of(context)
     try:
+        run = Run.of(context)
         with run.target() as target:
             tracking = TrackingHook(target, run.run_id)
             tracking.fail_step(run.step)
@@ -170,10 +224,12 @@ def record_failure(context: Context) -> None:
 class MigrationOperator(BaseOperator):
     """Base of all steps.
 
-    Subclasses implement :meth:`step`. ``tracked`` steps refuse to start behind another step's failure.
+    Subclasses implement :meth:`step`. ``tracked`` steps refuse to start behind another step's failure, unless they
+    only look (``stops_with_others``).
     """
 
     tracked: ClassVar[bool] = True
+    stops_with_others: ClassVar[bool] = True
     ui_color = "#e8f0fe"
 
     def __init__(self, *, entity: str | None = None, **kwargs: Any) -> None:
@@ -205,24 +261,35 @@ class MigrationOperator(BaseOperator):
             "retry_delay": timedelta(seconds=_FIRST_DELAY_SECONDS),
             "trigger_rule": "none_failed",
         }
-        return {**common, "on_failure_callback": record_failure} if cls.tracked else common
+        # In this order: the guidance comes last.
+        on_failure = [record_failure, guide] if cls.tracked else [guide]
+        return {**common, "on_failure_callback": on_failure, "on_retry_callback": guide_retry}
 
     def execute(self, context: Context) -> Any:
         """Check the parameters, enter the run's state, do the step; nothing where the run is complete."""
-        try:
+        with run_log(**self._identity(context)), registered(self.phase, self.task_id):
             run = Run.of(context)
             LOG.setLevel(run.settings.log_level)
             return self._tracked_step(run) if self.tracked else self.step(run)
-        except MigrationError as error:
-            log_guidance(self.phase, self.task_id, error)
-            raise
+
+    def _identity(self, context: Context) -> dict[str, Any]:
+        """What every line of the run's JSON log says of the task."""
+        ti = context["ti"]
+        return {
+            "run_id": context["dag_run"].run_id,
+            "dag": ti.dag_id,
+            "task": self.task_id,
+            "map_index": ti.map_index,
+            "attempt": ti.try_number,
+            "phase": self.phase,
+        }
 
     def _tracked_step(self, run: Run) -> Any:
         with run.target() as target:
             unfinished = TrackingHook(target, run.run_id).enter(
                 self.phase,
                 run.step,
-                fail_fast=run.settings.fail_fast,
+                fail_fast=run.settings.fail_fast and self.stops_with_others,
                 versions={"code_version": code_version(), "mapping_version": mapping_version()},
                 states=run.states,
             )
@@ -246,9 +313,50 @@ class MigrationOperator(BaseOperator):
         """The outermost task group."""
         return self.task_id.split(".")[0]
 
-    def progress(self, text: str) -> None:
-        """A line for people who watch the run."""
-        LOG.info("[migration] %-16s %s", self.phase, text)
+    def progress(self, text: str, **facts: object) -> None:
+        """A line for people who watch the run.
+
+        Args:
+            facts: for the JSON log: entity, batch, counts, rows, seconds … never a value of a row.
+        """
+        LOG.info(
+            "[migration] %-16s %s",
+            self.phase,
+            text,
+            extra={"facts": {"message": text, "phase": self.phase, **facts}},
+        )
+
+    def advance(self, progress: Progress, about: str, work: int, rows: int | None = None) -> None:
+        """Count work that is done, and say where it stands if it is time.
+
+        Args:
+            about: what is worked on: the label of a partition, an entity.
+            work: in the measure of the progress.
+            rows: of it, where that is not the same.
+        """
+        standing = progress.advance(work, rows)
+        if standing is not None:
+            self.progress(f"{about}: {standing.text}", **standing.facts, entity=self.entity)
+
+    def batch_recorded(
+        self, batch: str, fates: Fates, seconds: float, *, entity: str | None = None, **facts: object
+    ) -> None:
+        """The line of a batch that the ledger has now.
+
+        Args:
+            facts: what else to say of it: ``phase`` where the ledger has it under another one, ``deleted`` rows.
+        """
+        name = entity or self.entity
+        counts = {fate: count for fate, count in asdict(fates).items() if count}
+        self.progress(
+            f"{name} {batch}: {fates.extracted:,} rows, {seconds:.2f} s",
+            entity=name,
+            batch=batch,
+            counts=counts,
+            rows=fates.extracted,
+            seconds=round(seconds, 3),
+            **facts,
+        )
 
 
 class PartitionOperator(MigrationOperator):

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from include.core.batches import batch_names
 from include.core.errors import MigrationError
+from include.core.progress import Progress
 from include.core.spec import Entity
 from include.core.tracking import Fates
 from include.core.transform import Transformed, transform
@@ -23,7 +24,7 @@ class TransformOperator(PartitionOperator):
     def step(self, run: Run) -> dict[str, Any]:
         """Returns the manifest it was given."""
         entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
-        rows = rejected = 0
+        rejected, progress = 0, Progress(int(self.partition["batches"]))
         with self.target(run, entity=entity.name) as target:
             tracking = TrackingHook(target, run.run_id)
             for name in batch_names(self.partition):
@@ -37,8 +38,16 @@ class TransformOperator(PartitionOperator):
                 tracking.record_batch(
                     clock.ledger_row(run, entity=entity.name, phase=self.phase, batch=name, fates=fates)
                 )
-                rows, rejected = rows + fates.extracted, rejected + fates.rejected
-        self.progress(f"{self.partition['label']}: {rows:,} rows, {rejected:,} rejected")
+                self.batch_recorded(name, fates, clock.seconds)
+                rejected += fates.rejected
+                self.advance(progress, self.partition["label"], 1, fates.extracted)
+        done = progress.standing
+        self.progress(
+            f"{self.partition['label']}: {done.rows:,} rows, {rejected:,} rejected, {done.rate:,.0f} rows/s",
+            entity=entity.name,
+            counts={"rejected": rejected},
+            **done.facts,
+        )
         return dict(self.partition)
 
 

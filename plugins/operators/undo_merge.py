@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, Param
-from airflow.sdk.exceptions import ParamValidationError
 
-from include.core.errors import MigrationError
 from include.entities import ENTITIES
+from plugins.form import checked
 from plugins.hooks.merging import unmerge_rows
 from plugins.hooks.target import open_target
 from plugins.hooks.target_schema import verify_schema
-from plugins.operators.step import LOG, given, log_guidance
+from plugins.operators.step import LOG, given, guide, registered
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -32,8 +31,9 @@ def form() -> dict[str, Param]:
         "legacy_ids": Param(
             [],
             type="array",
-            items={"type": "string", "pattern": r"^\S+$"},
+            items={"type": "string", "pattern": "^[!-~]{1,64}$"},
             minItems=1,
+            maxItems=1_000,
             uniqueItems=True,
             title="Merged rows",
             description="Legacy ids of the rows to be parted from their survivor, one a line; not the survivor's own.",
@@ -42,15 +42,18 @@ def form() -> dict[str, Param]:
             "",
             type="string",
             pattern=r"\S",
+            maxLength=200,
             title="Decided by",
-            description="Who says that they are different; kept beside the rejected pairs.",
+            description="Who says that they are different, in 200 characters; kept beside the rejected pairs.",
         ),
         "reason": Param(
             "",
             type="string",
             pattern=r"\S",
+            maxLength=1_000,
             title="Reason",
-            description="Why they are different; kept there too. No names or clinical facts: it is shown in Airflow.",
+            description="Why they are different, on one line of at most 1,000 characters; kept there too. No names or"
+            " clinical facts: it is shown in Airflow.",
         ),
         "load_via": Param(
             "auto",
@@ -80,30 +83,19 @@ class Request:
         Raises:
             MigrationError: PARAM_UNKNOWN or PARAM_INVALID; it names the parameter, never what it holds.
         """
-        known = form()
-        values = given(context)
-        if unknown := sorted(set(values) - set(known)):
-            raise MigrationError("PARAM_UNKNOWN", f"Unknown: {unknown}; known are {sorted(known)}.")
-        return cls(**{name: _checked(name, param, values.get(name)) for name, param in known.items()})
-
-
-def _checked(name: str, param: Param, value: Any) -> Any:
-    try:
-        return param.resolve(value)
-    except ParamValidationError:
-        raise MigrationError("PARAM_INVALID", f"{name}: {param.description}", param=name) from None
+        return cls(**checked(given(context), form()))
 
 
 class UndoMergeOperator(BaseOperator):
     """Undoes the merges of some rows, all or none."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"on_failure_callback": guide, **kwargs})
+
     def execute(self, context: Context) -> dict[str, int]:
         """Returns how many rows were parted, how many refer to them again and how many pairs were rejected."""
-        try:
+        with registered(self.task_id, self.task_id):
             return self._undo(Request.of(context))
-        except MigrationError as error:
-            log_guidance(self.task_id, self.task_id, error)
-            raise
 
     def _undo(self, request: Request) -> dict[str, int]:
         with open_target(request.load_via, max_retries=_REQUEST_RETRIES, entity=request.entity) as target:

@@ -102,6 +102,74 @@ def test_every_registered_code_is_raised_somewhere() -> None:
     assert set(REGISTRY) - {code for _, _, codes in RAISED for code in codes} == set()
 
 
+# Whoever calls, or declares an entity, made a mistake in the code; in a task it ends as UNEXPECTED.
+PROGRAMMING = {"ValueError", "AssertionError", "NotImplementedError"}
+# How a task tells Airflow that it is skipped, or red on purpose.
+CONTROL = {"AirflowSkipException", "AirflowFailException"}
+# Said by one function to the one that calls it, which catches it: tested below.
+CAUGHT = {"OSError", "FileNotFoundError", "FileUnreadableError", "UploadGoneError"}
+CAUGHT |= {"_SourceChangedError", "csv.Error"}
+# argparse tells them the user, and ends the command with 2.
+OF_COMMANDS = {"argparse.ArgumentTypeError"}
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+# Kinds of a registered error, and functions that make one.
+REGISTERED = {"MigrationError"} | {
+    node.name
+    for tree in TREES.values()
+    for node in ast.walk(tree)
+    if (isinstance(node, ast.ClassDef) and "MigrationError" in map(ast.unparse, node.bases))
+    or (isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) == "MigrationError")
+}
+
+
+def exceptions(raised: ast.expr | None) -> Iterator[str]:
+    """What a statement may raise: names of classes, but those of registered errors and of what was caught before."""
+    match raised:
+        case (
+            None
+            | ast.Name(id="error" | "failure" | "known" | "cause" | "refusal")
+            | ast.Attribute(attr="error")
+        ):
+            return
+        case ast.BoolOp(values=values):
+            for value in values:
+                yield from exceptions(value)
+        case ast.IfExp(body=yes, orelse=no):
+            yield from exceptions(yes)
+            yield from exceptions(no)
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in REGISTERED:
+            return
+        case ast.Call(func=made):
+            yield ast.unparse(made)
+        case _:
+            yield ast.unparse(raised)
+
+
+def test_everything_raised_is_a_registered_error_or_stays_within() -> None:
+    others = {
+        (str(path.relative_to(ROOT)), node.lineno, name)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise)
+        for name in exceptions(node.exc)
+    }
+    assert {
+        found for found in others if found[2] not in PROGRAMMING | CONTROL | CAUGHT | OF_COMMANDS
+    } == set()
+    assert {name for _, _, name in others} == PROGRAMMING | CONTROL | CAUGHT | OF_COMMANDS
+
+
+@pytest.mark.parametrize("name", sorted(CAUGHT))
+def test_what_stays_within_is_caught(name: str) -> None:
+    handled = [
+        ast.unparse(node.type)
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler) and node.type is not None
+    ]
+    assert [types for types in handled if name in re.findall(r"[\w.]+", types)]
+
+
 @pytest.mark.parametrize("kind", REGISTRY.values(), ids=lambda kind: kind.code)
 def test_every_code_says_what_happened_and_what_to_do(kind: object) -> None:
     code, category = getattr(kind, "code", ""), getattr(kind, "category", None)
@@ -166,6 +234,8 @@ def test_transient_errors_are_those_that_time_heals() -> None:
         "FILES_STORAGE_BUSY",
     }
     assert {code for code, kind in REGISTRY.items() if not kind.retry_safe} == {
+        "ROLLBACK_IMPOSSIBLE",
+        "RUN_ROLLED_BACK",
         "TARGET_SCHEMA_CHANGED",
         "TARGET_SCHEMA_FOREIGN",
     }

@@ -17,6 +17,7 @@ RUN = {
     "run_id": "manual__1",
     "dry_run": False,
     "type": "full",
+    "scope": "everything",
     "started_at": START,
     "parameters": {"batch_size": 100, "entities": []},
     "mapping_version": "1-abcdef01",
@@ -147,11 +148,26 @@ def test_checks_are_counted_by_what_they_mean() -> None:
     counted = {name: made["checks"][name] for name in ("passed", "failed", "warned")}
     assert counted == {"passed": 1, "failed": 1, "warned": 1}
     assert [c["name"] for c in made["checks"]["not_passed"]] == ["b", "c"]
-    assert headline(made).endswith("1 checks passed, 1 failed")
+    assert headline(made).endswith("1 of 3 checks passed, 1 failed")
     text = as_text(made)
     assert "check b of patients (fail): expected 0, found 3, e.g. 7, 8" in text
     assert "check c of patients (warn): expected 0, found 3, e.g. none" in text
     assert "failed checks" in made["next_steps"][0]
+
+
+def test_levels_and_what_was_not_looked_at_are_told() -> None:
+    made = report(checks=[check("a", passed=True), check("b", passed=False)])
+    text, page = as_text(made), as_html(made)
+    assert re.search(r"2 +key sets +2 +1 +1 +0", text)
+    for form in (text, page):
+        assert "Content of rows that are deleted in the source" in form
+    assert "Not looked at" not in as_text(report(checks=[]))
+
+
+def test_a_validation_moves_nothing_and_says_so() -> None:
+    made = report(run={**RUN, "type": "validation", "dry_run": True}, batches=[])
+    assert headline(made) == "VALIDATION completed in 90 s, 1 of 1 checks passed, 0 failed"
+    assert "the target is what the source demands" in made["next_steps"][0]
 
 
 @pytest.mark.parametrize(

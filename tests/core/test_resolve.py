@@ -1,10 +1,10 @@
-"""Rows that were merged are told apart from those that stay; contents are hashed."""
+"""Rows that were merged are told apart from those that stay."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-from include.core.resolve import split_merged, with_hashes
+from include.core.resolve import split_merged
 
 
 def ids(*values: str) -> pa.Array:
@@ -23,20 +23,3 @@ def test_without_merged_rows_the_second_pass_is_empty() -> None:
     assert split_merged(clean, ids(), only_merged=False).equals(clean)
     assert split_merged(clean, ids(), only_merged=True).num_rows == 0
     assert split_merged(clean.slice(1), ids("a"), only_merged=True).num_rows == 0
-
-
-def test_the_hash_covers_every_column() -> None:
-    plain = pa.table({"legacy_id": ["1"], "a": ["x"], "b": pa.array([None], pa.string())})
-    hashed = with_hashes(plain)
-    assert hashed.column_names == [*plain.column_names, "content_hash"]
-    hashes = {hashed.column("content_hash")[0].as_py()}
-    for name, value in (("legacy_id", "2"), ("a", "y"), ("b", "")):
-        changed = plain.set_column(plain.column_names.index(name), name, pa.array([value]))
-        hashes.add(with_hashes(changed).column("content_hash")[0].as_py())
-    assert len(hashes) == 4
-    assert with_hashes(plain.slice(1)).num_rows == 0
-
-
-def test_the_hash_leaves_the_version_of_the_source_row_out() -> None:
-    first, second = (pa.table({"legacy_id": ["1"], "source_version": [version]}) for version in ("1", "2"))
-    assert with_hashes(first).column("content_hash").equals(with_hashes(second).column("content_hash"))

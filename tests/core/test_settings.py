@@ -48,6 +48,10 @@ def test_without_values_the_defaults_hold() -> None:
         "keep_staging": False,
         "log_level": "INFO",
         "load_via": "auto",
+        "foreign_writes": "stop",
+        "repair": False,
+        "verify_files": "copied",
+        "samples": 5,
         # Of the incremental migration only: no full one takes them.
         "allow_initial_full": False,
         "redrive": False,
@@ -238,3 +242,22 @@ def test_defaults_are_within_their_own_limits_and_described() -> None:
         assert param.title
         assert param.description.endswith(".")
         check({param.name: param.default}, known())
+
+
+def test_a_validation_takes_what_it_needs_and_is_a_dry_run_for_all_other_purposes() -> None:
+    declared = params(ENTITIES, kind="validation", environment={}, embedded=EMBEDDED)
+    assert "dry_run" not in {param.name for param in declared}
+    settings = check({"samples": 0}, declared)
+    assert (settings.dry_run, settings.verify_files, settings.samples) == (True, "all", 0)
+    with pytest.raises(MigrationError) as caught:
+        check({"dry_run": False}, declared)
+    assert caught.value.code == "PARAM_UNKNOWN"
+
+
+def test_what_is_in_quarantine_alone_is_no_repair() -> None:
+    with pytest.raises(MigrationError) as caught:
+        check(
+            {"repair": True, "redrive": True},
+            params(ENTITIES, kind="incremental", environment={}, embedded=EMBEDDED),
+        )
+    assert caught.value.code == "PARAM_INVALID"

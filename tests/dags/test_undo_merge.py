@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.serialization.serialized_objects import DagSerialization
 
 from include.core.errors import REGISTRY, MigrationError
@@ -82,3 +83,17 @@ def test_unknown_params_are_refused() -> None:
     with pytest.raises(MigrationError, match="Unknown: \\['survivor'\\]") as caught:
         Request.of(context({"survivor": "1"}))
     assert caught.value.code == "PARAM_UNKNOWN"
+
+
+def test_an_error_that_nobody_expected_is_told_by_its_kind_and_place_alone(
+    dag: DAG, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("of Mary Poppins")
+
+    monkeypatch.setattr("plugins.operators.undo_merge.open_target", fail)
+    monkeypatch.setattr(ExecutorSafeguard, "test_mode", True)
+    with pytest.raises(MigrationError) as caught:
+        dag.get_task("undo_merge").execute(context())
+    assert (caught.value.code, caught.value.facts["error"]) == ("UNEXPECTED", "RuntimeError")
+    assert "Poppins" not in str(caught.value) + caplog.text

@@ -25,7 +25,6 @@ import sys
 import psycopg
 import pyarrow as pa
 from include.core.ids import target_id
-from include.core.resolve import with_hashes
 from include.core.transform import transform
 from include.entities import ENTITIES
 from plugins.hooks.batch_loader import BatchLoader, LoadBatch
@@ -55,7 +54,7 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
     tracking = TrackingHook(target, "example")
     tracking.open_run(type="full", scope="everything", dry_run=False, parameters={}, mapping_version="1",
                       rules_version="1", code_version="1", started_by="test", source_horizon=None, source_identity={})
-    batch = LoadBatch("p000-b0000", "all", with_hashes(made.clean), made.rejects, made.findings)
+    batch = LoadBatch("p000-b0000", "all", made.clean, made.rejects, made.findings)
     fates, _ = BatchLoader(target, "example", entity, dry_run=False).load(batch, 1)
     stored = connection.execute(
         "SELECT content, case_id, sender_id, metadata ->> 'author_id' FROM public.case_messages"

@@ -10,6 +10,7 @@ on file descriptor FD; everything that Airflow logs goes to standard output and 
 * ``directly``: without Airflow's bookkeeping (`tests.incremental.runner`), a third of the work; ``cleared`` then
   stands for all tasks;
 * ``embedded``: a file that notes every text sent to the embedding provider;
+* ``leaks``: where errors tell of the rows at hand (`leaking`);
 * ``crash``, ``disk_bytes``: run in a child process, which dies there (`crashing.Crash`), or whose staging is
   on a disk of so many bytes.
 """
@@ -33,6 +34,7 @@ from unittest.mock import patch
 from airflow.dag_processing.dagbag import DagBag
 
 from tests.end_to_end.crashing import Crash, recorded_texts, small_disk
+from tests.end_to_end.leaking import leaking
 
 DAG_ID = "mdw_full_migration"
 _LONGEST_WAIT_SECONDS = 0.05
@@ -166,6 +168,8 @@ def _answer(order: Mapping[str, Any]) -> dict[str, Any]:
     with _environment(order["environment"]), ExitStack() as stack:
         if order.get("embedded"):
             stack.enter_context(recorded_texts(order["embedded"]))
+        if order.get("leaks"):
+            stack.enter_context(leaking(order["leaks"]))
         answer = _run_directly(order) if order.get("directly") else _run(order)
     answer["modules"] = sorted({name.split(".")[0] for name in sys.modules})
     return answer

@@ -11,7 +11,6 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from include.core.ids import target_id
-from include.core.resolve import with_hashes
 from include.core.tracking import Fates
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, clean_schema
 from include.entities import ENTITIES
@@ -127,13 +126,13 @@ def _row(entity: str, key: int | str, row: Row, values: Row) -> Row:
 
 
 def clean_table(entity: str, rows: Sequence[Row]) -> pa.Table:
-    """Rows as a clean batch with hashes; columns a row does not name are NULL."""
+    """Rows as a clean batch; columns a row does not name are NULL."""
     schema = clean_schema(ENTITIES[entity])
     unknown = {name for row in rows for name in row} - set(schema.names)
     if unknown:
         raise KeyError(f"{entity} has no column {unknown}")
     filled = [{name: row.get(name) for name in schema.names} for row in rows]
-    return with_hashes(pa.Table.from_pylist(filled, schema=schema))
+    return pa.Table.from_pylist(filled, schema=schema)
 
 
 class Target:
@@ -171,9 +170,14 @@ class Target:
         dry_run: bool = False,
         rejects: Sequence[tuple[str, str, str, str]] = (),
         findings: Sequence[tuple[str, str, str]] = (),
+        **values: Any,
     ) -> Fates:
-        """Load one batch; rejects are (legacy id, code, column, payload), findings the same without payload."""
-        self.tracking(run, dry_run=dry_run)
+        """Load one batch; rejects are (legacy id, code, column, payload), findings the same without payload.
+
+        Args:
+            values: of the run's record.
+        """
+        self.tracking(run, dry_run=dry_run, **values)
         loader = BatchLoader(self.api, run, ENTITIES[entity], dry_run=dry_run)
         loaded = LoadBatch(
             batch,

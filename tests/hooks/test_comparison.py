@@ -13,7 +13,7 @@ import pytest
 
 from include.core.batches import Partition, batch_name
 from include.core.ids import target_id, target_ids
-from include.core.resolve import split_merged, with_hashes
+from include.core.resolve import split_merged
 from include.core.spec import Check as Rule
 from include.core.tracking import Check, Fates, failures
 from include.core.transform import FINDING_SCHEMA, REJECT_SCHEMA, transform
@@ -97,6 +97,12 @@ def migrate() -> None:
             "INSERT INTO migration.survivors VALUES (%s, 'patients', %s, %s)",
             [RUN, target_id("patients", duplicate), target_id("patients", survivor)],
         )
+        connection.execute(
+            "INSERT INTO migration.duplicate_pairs"
+            " (entity, left_legacy_id, right_legacy_id, score, explanation, status)"
+            " VALUES ('patients', %s, %s, 1, '{}', 'auto_merged')",
+            [survivor, duplicate],
+        )
         tracking.record_batch(LedgerRow("patients", "deduplication", "all", "", Fates(), 1, 0.1))
         for entity in ENTITIES.values():
             loader = BatchLoader(target, RUN, entity, dry_run=False)
@@ -115,10 +121,10 @@ def migrate() -> None:
                 if entity.deduplicate:
                     late.append(split_merged(clean, merged, only_merged=True))
                     clean = split_merged(clean, merged, only_merged=False)
-                loader.load(LoadBatch(name, "", with_hashes(clean), result.rejects, result.findings), 1)
+                loader.load(LoadBatch(name, "", clean, result.rejects, result.findings), 1)
             for number, clean in enumerate(late):
                 empty = REJECT_SCHEMA.empty_table(), FINDING_SCHEMA.empty_table()
-                loader.load(LoadBatch(f"merged-{number}", "", with_hashes(clean), *empty), 1)
+                loader.load(LoadBatch(f"merged-{number}", "", clean, *empty), 1)
         settle(target, RUN, "patients", dry_run=False)
         connection.execute(
             "INSERT INTO public.project_embeddings"
@@ -209,7 +215,7 @@ CORRUPTIONS = {
     "quarantine entry removed": (
         "cases",
         "DELETE FROM migration.quarantine WHERE id = (SELECT min(id) FROM migration.quarantine WHERE entity = 'cases')",
-        {"keys_without_fate"},
+        {"keys_without_fate", "quarantine_explained"},
     ),
     "id map entry removed": (
         "practices",
@@ -229,7 +235,7 @@ CORRUPTIONS = {
         "practices",
         "INSERT INTO migration.id_map (entity, legacy_id, target_id, state, first_run, last_run)"
         " VALUES ('practices', '999999', gen_random_uuid(), 'live', 'run', 'run')",
-        {"rows_stored", "keys_without_source"},
+        {"rows_stored", "keys_without_source", "ids_deterministic"},
     ),
     "foreign key dropped": (
         "projects",

@@ -276,14 +276,14 @@ class TestMemory:
     def test_of_the_last_complete_run_and_whether_it_still_is_the_last_that_loaded(
         self, target: Target
     ) -> None:
-        target.tracking("first", code_version="c", mapping_version="m", rules_version="r").close_run(
-            "completed", {}, ""
-        )
-        assert last_complete_run(target.api) == CompleteRun("m", "r", "c", undisturbed=True)
+        target.tracking(
+            "first", code_version="c", mapping_version="m", rules_version="r", source_horizon=7
+        ).close_run("completed", {}, "")
+        assert last_complete_run(target.api) == CompleteRun("first", 7, "m", "r", "c", undisturbed=True)
         target.tracking("rehearsal", dry_run=True).close_run("failed", {}, "")
-        assert last_complete_run(target.api) == CompleteRun("m", "r", "c", undisturbed=True)
+        assert last_complete_run(target.api) == CompleteRun("first", 7, "m", "r", "c", undisturbed=True)
         target.tracking("second").close_run("failed", {}, "")
-        assert last_complete_run(target.api) == CompleteRun("m", "r", "c", undisturbed=False)
+        assert last_complete_run(target.api) == CompleteRun("first", 7, "m", "r", "c", undisturbed=False)
 
     def test_of_what_was_loaded(self, target: Target) -> None:
         target.load("practices", [practice(1)])

@@ -72,6 +72,8 @@ LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
   RAISE EXCEPTION USING ERRCODE = p_state, MESSAGE = p_message, DETAIL = p_message, HINT = p_message;
 END $$;
+CREATE FUNCTION migration_api.test_question(p_run text) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = '' AS $$ SELECT jsonb_agg(i.text) FROM pg_temp.incoming_rows i $$;
 CREATE FUNCTION migration_api.test_slow() RETURNS jsonb
 LANGUAGE sql SET search_path = '' SET statement_timeout = '50ms' AS $$ SELECT to_jsonb(pg_sleep(9)::text) $$;
 CREATE FUNCTION migration_api.test_long() RETURNS jsonb
@@ -466,6 +468,17 @@ class TestOnce:
         assert target.call("test_nothing", incoming={"rows": some_rows(1)}, run="r") is None
         assert world.executions == 1
         assert target.call("test_nothing", run="r") is None
+
+    def test_an_answer_that_may_hold_values_of_rows_is_kept_nowhere(self, world: World) -> None:
+        target = world.target()
+        answer = target.call("test_question", incoming={"rows": some_rows(2)}, run="r")
+        assert len(answer) == 2
+        assert world.all("SELECT count(*) FROM migration.calls WHERE result IS NOT NULL") == [(0,)]
+        world.network.fail("call_once", lost_answer)
+        with pytest.raises(MigrationError) as caught:
+            target.call("test_question", incoming={"rows": some_rows(2)}, run="r")
+        assert caught.value.code == "TARGET_INTERRUPTED"
+        assert caught.value.transient
 
     @pytest.mark.parametrize("incoming", [None, {}])
     def test_arguments_of_every_type(self, world: World, incoming: dict[str, pa.Table] | None) -> None:

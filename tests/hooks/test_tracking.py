@@ -67,7 +67,8 @@ class TestRun:
         tracking.enter("loading", "loading.cases", fail_fast=True)
         tracking.close_run("completed", {}, "")
         events = target.all(
-            "SELECT event, details -> 'failed_steps', actor FROM migration.audit_log ORDER BY id"
+            "SELECT event, details -> 'failed_steps', actor FROM migration.audit_log WHERE run_id = %s ORDER BY id",
+            [RUN],
         )
         actor = {"postgres": "postgres", "rest": "service_role"}[target.api.way]
         assert events == [

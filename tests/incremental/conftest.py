@@ -76,6 +76,7 @@ def make_world(
                 target_name=copy(templates.migrated, "postgres"),
                 empty=lambda: copy(templates.empty, "postgres"),
                 deployed=lambda: copy(templates.deployed, "postgres"),
+                copy=lambda name: copy(name, "postgres"),
                 server=server,
                 folder=tmp_path_factory.mktemp("world"),
             )

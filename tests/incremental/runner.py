@@ -101,6 +101,7 @@ def run(
     run_id: str = "",
     without: str = "",
     environment: Mapping[str, str] | None = None,
+    configuration: Mapping[str, Any] | None = None,
     **conf: Any,
 ) -> Outcome:
     """One run from its first task to its teardown.
@@ -110,8 +111,10 @@ def run(
         run_id: an existing run's to clear and repeat all its tasks.
         without: a group of tasks to leave out.
         environment: further variables of this run.
+        configuration: params by any name, as conf.
         conf: params that differ from the DAG's defaults.
     """
+    conf |= configuration or {}
     dag = dag_of(dag_id)
     variables = {
         **{name: value for name, value in databases.variables().items() if value is not None},

@@ -45,8 +45,8 @@ def spoilt(make_world: MakeWorld) -> Iterator[World]:
             "public.case_embeddings [cases 7 case_summary] differs: embedding: ",
         ),
         (
-            "UPDATE migration.id_map SET content_hash = '' WHERE entity = 'cases' AND legacy_id = '7'",
-            'migration.id_map [cases 7] differs: content_hash: "\\\\x" instead of ',
+            "UPDATE migration.id_map SET content_hash = NULL WHERE entity = 'cases' AND legacy_id = '7'",
+            'migration.id_map [cases 7] differs: content_hash: null instead of ',
         ),
         (
             "UPDATE migration.quarantine SET payload = payload || '{\"a\": 1}' WHERE entity = 'cases'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ class World:
     Attributes:
         empty: makes an empty target, gives its name.
         deployed: the same with tables.
+        copy: makes a copy of a target, gives its name.
     """
 
     source_name: str
     target_name: str
     empty: Callable[[], str]
     deployed: Callable[[], str]
+    copy: Callable[[str], str]
     server: EmbeddedPostgres
     folder: Path
 
@@ -125,6 +127,10 @@ class World:
                 [Jsonb({"database_oid": oid})],
             )
 
+    def with_copied_target(self) -> World:
+        """The same source, and a target of its own."""
+        return replace(self, target_name=self.copy(self.target_name))
+
     def forget_target(self) -> None:
         """Go on with an empty target."""
         self.target_name = self.empty()
@@ -140,10 +146,14 @@ class World:
                 connection.execute(statement.encode())
 
     def target_sql(self, *statements: str) -> None:
-        """Statements in the target, in one transaction."""
+        """Statements in the target, in one transaction.
+
+        Raises:
+            AssertionError: one touched no row.
+        """
         with psycopg.connect(self.databases.target) as connection:
             for statement in statements:
-                connection.execute(statement.encode())
+                assert connection.execute(statement.encode()).rowcount, statement
 
     def move_source(self, name: str) -> None:
         """Go on with another database as the source."""

@@ -12,11 +12,11 @@ CREATE TABLE migration.schema_versions (
 CREATE TABLE migration.runs (
   run_id text PRIMARY KEY,
   dag_id text,
-  type text NOT NULL CHECK (type IN ('full', 'incremental')),
+  type text NOT NULL CHECK (type IN ('full', 'incremental', 'validation')),
   -- Which source rows it takes up.
   scope text NOT NULL CHECK (scope IN ('everything', 'changes', 'quarantine')),
   dry_run boolean NOT NULL,
-  status text NOT NULL CHECK (status IN ('running', 'completed', 'failed')),
+  status text NOT NULL CHECK (status IN ('running', 'completed', 'failed', 'rolled_back')),
   phase text,
   started_at timestamptz NOT NULL DEFAULT now(),
   ended_at timestamptz,
@@ -29,7 +29,13 @@ CREATE TABLE migration.runs (
   source_identity jsonb,
   failed_steps text[] NOT NULL DEFAULT '{}',
   counts jsonb,
-  report_uri text
+  report_uri text,
+  -- Whether it can still be rolled back (migration.journal).
+  journal_kept boolean NOT NULL DEFAULT true,
+  rolled_back_at timestamptz,
+  rolled_back_by text,
+  rollback_reason text,
+  CHECK ((status = 'rolled_back') = (rolled_back_at IS NOT NULL))
 );
 
 -- The run that may write: one row at most. Process and its space where the whole run lives in one process.
@@ -78,7 +84,8 @@ CREATE TABLE migration.id_map (
   legacy_id text COLLATE "C" NOT NULL,
   target_id uuid NOT NULL,
   survivor_id uuid,
-  content_hash bytea,
+  -- Of the row as the source has it (migration.content_digest); NULL: to be written again.
+  content_hash uuid,
   -- Of the source row that was loaded (include/core/source_query.py), and what it was transformed by.
   source_version uuid,
   mapping_version text,
@@ -99,6 +106,8 @@ CREATE TABLE migration.redirects (
   legacy_id text COLLATE "C" NOT NULL,
   "column" text NOT NULL,
   original_id uuid NOT NULL,
+  -- What was written instead; anything else in its place was written by somebody else.
+  stored_id uuid,
   PRIMARY KEY (entity, legacy_id, "column")
 );
 
@@ -232,15 +241,6 @@ CREATE TABLE migration.run_notes (
   UNIQUE (run_id, code, subject)
 );
 
-CREATE TABLE migration.audit_log (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  actor text NOT NULL DEFAULT current_user,
-  run_id text,
-  event text NOT NULL,
-  details jsonb NOT NULL DEFAULT '{}'
-);
-
 -- What each entity's rows were planned to be in a run; made once, so that a repeated step finds the same.
 CREATE TABLE migration.plans (
   run_id text NOT NULL REFERENCES migration.runs,
@@ -287,48 +287,6 @@ CREATE TABLE migration.entities (
   -- {column: fill or survivor}: what a survivor holds there; empty where rows are never merged.
   merge_rules jsonb NOT NULL
 );
-
-CREATE FUNCTION migration.refuse_change() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-  RAISE EXCEPTION 'migration.audit_log is append-only' USING ERRCODE = 'insufficient_privilege';
-END $$;
-CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON migration.audit_log
-  FOR EACH ROW EXECUTE FUNCTION migration.refuse_change();
-CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON migration.audit_log
-  FOR EACH STATEMENT EXECUTE FUNCTION migration.refuse_change();
-
-CREATE FUNCTION migration.audit_run() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-  IF TG_OP = 'INSERT' OR (NEW.status, NEW.failed_steps) IS DISTINCT FROM (OLD.status, OLD.failed_steps) THEN
-    INSERT INTO migration.audit_log (run_id, event, details) VALUES (NEW.run_id, 'run ' || NEW.status,
-      jsonb_build_object('type', NEW.type, 'dry_run', NEW.dry_run, 'failed_steps', NEW.failed_steps));
-  END IF;
-  RETURN NEW;
-END $$;
-CREATE TRIGGER audit AFTER INSERT OR UPDATE ON migration.runs
-  FOR EACH ROW EXECUTE FUNCTION migration.audit_run();
-
-CREATE FUNCTION migration.audit_batch() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-  INSERT INTO migration.audit_log (run_id, event, details) VALUES (NEW.run_id, NEW.phase || ' batch ' || NEW.status,
-    jsonb_build_object('entity', NEW.entity, 'batch', NEW.batch, 'attempt', NEW.attempt, 'rows', NEW.extracted));
-  RETURN NEW;
-END $$;
-CREATE TRIGGER audit AFTER INSERT OR UPDATE ON migration.batches
-  FOR EACH ROW EXECUTE FUNCTION migration.audit_batch();
-
-CREATE FUNCTION migration.audit_note() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
-  INSERT INTO migration.audit_log (run_id, event, details)
-  VALUES (NEW.run_id, 'note ' || NEW.code, NEW.facts);
-  RETURN NEW;
-END $$;
-CREATE TRIGGER audit AFTER INSERT OR UPDATE ON migration.run_notes
-  FOR EACH ROW EXECUTE FUNCTION migration.audit_note();
 
 DO $$
 DECLARE

@@ -11,11 +11,12 @@ BEGIN
   -- AS SELECT carries types but no constraints: those speak when the row reaches its table.
   EXECUTE format(
     'CREATE TEMPORARY TABLE stage ON COMMIT DROP AS
-     SELECT NULL::text AS legacy_id, t.*, NULL::bytea AS content_hash, NULL::uuid AS source_version
+     SELECT NULL::text AS legacy_id, t.*, NULL::uuid AS content_hash, NULL::uuid AS source_version
      FROM public.%I t WITH NO DATA', p_entity);
   CREATE TEMPORARY TABLE stage_rejects (legacy_id text, code text, "column" text, payload jsonb) ON COMMIT DROP;
   CREATE TEMPORARY TABLE stage_findings (legacy_id text, code text, "column" text) ON COMMIT DROP;
-  CREATE TEMPORARY TABLE stage_redirects (legacy_id text, "column" text, original_id uuid) ON COMMIT DROP;
+  CREATE TEMPORARY TABLE stage_redirects (legacy_id text, "column" text, original_id uuid, stored_id uuid)
+    ON COMMIT DROP;
 END $$;
 
 -- Merged rows and their survivors: as deduplication decided in this run, else as they are.
@@ -46,8 +47,9 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
     || ')', r_id, r_entity, p_run)
 $$;
 
--- Decides the fate of every staged row; writes nothing outside pg_temp.
-CREATE FUNCTION migration.classify_stage(p_run text, p_entity text) RETURNS void
+-- Decides the fate of every staged row; writes nothing outside pg_temp. Skipped: rows that would be written, but hold
+-- what somebody else wrote, where p_keep says that this stands; they are staged no more.
+CREATE FUNCTION migration.classify_stage(p_run text, p_entity text, p_keep boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   spec migration.entities;
@@ -73,8 +75,8 @@ BEGIN
       EXECUTE format(
         'WITH led AS (
            UPDATE pg_temp.stage s SET %1$I = v.survivor_id FROM migration.survivors_of(%3$L, %4$L) v
-           WHERE v.id = s.%1$I RETURNING s.legacy_id, v.id)
-         INSERT INTO pg_temp.stage_redirects SELECT legacy_id, %2$L, id FROM led',
+           WHERE v.id = s.%1$I RETURNING s.legacy_id, v.id, v.survivor_id)
+         INSERT INTO pg_temp.stage_redirects SELECT legacy_id, %2$L, id, survivor_id FROM led',
         ref.name, ref.name, p_run, ref.entity);
     END IF;
     found := migration.reference_exists(p_entity, p_run, format('s.%I', ref.name), ref.entity);
@@ -87,6 +89,9 @@ BEGIN
         'WITH missing AS (
            SELECT s.legacy_id, s.%1$I AS id FROM pg_temp.stage s WHERE s.%1$I IS NOT NULL AND NOT %3$s),
          noted AS (INSERT INTO pg_temp.stage_findings SELECT legacy_id, ''reference_missing'', %2$L FROM missing),
+         led AS (
+           UPDATE pg_temp.stage_redirects r SET stored_id = NULL FROM missing
+           WHERE missing.legacy_id = r.legacy_id AND r."column" = %2$L),
          kept AS (
            INSERT INTO pg_temp.stage_redirects SELECT legacy_id, %2$L, id FROM missing WHERE NOT EXISTS (
              SELECT 1 FROM pg_temp.stage_redirects r WHERE r.legacy_id = missing.legacy_id AND r."column" = %2$L))
@@ -111,12 +116,22 @@ BEGIN
      LEFT JOIN migration.id_map m ON m.entity = %4$L AND m.legacy_id = s.legacy_id',
     CASE WHEN migration.may_merge(p_entity) THEN 's.merged_into IS NOT NULL' ELSE 'false' END,
     bad_column, p_entity, p_entity, same_references);
+  IF p_keep THEN
+    EXECUTE format(
+      'UPDATE pg_temp.fates f SET fate = ''skipped'' FROM %s
+       WHERE m.legacy_id = f.legacy_id AND f.fate IN (''updated'', ''merged'') AND t.deleted_at IS NULL AND NOT %s',
+      migration.stored(p_entity), migration.as_written(p_entity));
+    DELETE FROM pg_temp.stage s USING pg_temp.fates f WHERE f.legacy_id = s.legacy_id AND f.fate = 'skipped';
+    DELETE FROM pg_temp.stage_findings s USING pg_temp.fates f WHERE f.legacy_id = s.legacy_id AND f.fate = 'skipped';
+    DELETE FROM pg_temp.stage_redirects s USING pg_temp.fates f WHERE f.legacy_id = s.legacy_id AND f.fate = 'skipped';
+  END IF;
   ANALYZE pg_temp.fates;
 END $$;
 
 -- Applies the fates: business rows, id_map, merges, quarantine, findings.
 CREATE FUNCTION migration.apply_stage(p_run text, p_entity text, p_mapping_version text, p_rules_version text)
-RETURNS TABLE (extracted bigint, inserted bigint, updated bigint, unchanged bigint, merged bigint, rejected bigint)
+RETURNS TABLE (extracted bigint, inserted bigint, updated bigint, unchanged bigint, merged bigint, rejected bigint,
+  skipped bigint)
 LANGUAGE plpgsql SET search_path = '' AS $$
 #variable_conflict use_column
 DECLARE
@@ -153,7 +168,8 @@ BEGIN
      SELECT %1$L, f.legacy_id, f.id, %2$s, s.content_hash, s.source_version, %3$L, %4$L,
        CASE WHEN %2$s IS NULL THEN ''live'' ELSE ''merged'' END, %5$L, %5$L
      FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id) WHERE f.fate IN (''inserted'', ''updated'', ''merged'')
-     ON CONFLICT (entity, legacy_id) DO UPDATE SET survivor_id = excluded.survivor_id,
+     ON CONFLICT (entity, legacy_id) DO UPDATE SET target_id = excluded.target_id,
+       survivor_id = excluded.survivor_id,
        content_hash = excluded.content_hash, source_version = excluded.source_version,
        mapping_version = excluded.mapping_version, rules_version = excluded.rules_version, state = excluded.state,
        last_run = excluded.last_run, written_at = now()',
@@ -183,15 +199,19 @@ BEGIN
   WHERE g.entity = p_entity AND g.legacy_id = s.legacy_id AND NOT EXISTS (
     SELECT 1 FROM pg_temp.stage_redirects n
     WHERE n.legacy_id = g.legacy_id AND n."column" = g."column" AND n.original_id = g.original_id);
-  INSERT INTO migration.redirects (entity, legacy_id, "column", original_id)
-  SELECT p_entity, n.legacy_id, n."column", n.original_id
+  INSERT INTO migration.redirects AS g (entity, legacy_id, "column", original_id, stored_id)
+  SELECT p_entity, n.legacy_id, n."column", n.original_id, n.stored_id
   FROM pg_temp.stage_redirects n JOIN pg_temp.fates f USING (legacy_id) WHERE f.fate <> 'rejected'
-  ON CONFLICT DO NOTHING;
+  ON CONFLICT (entity, legacy_id, "column") DO UPDATE SET stored_id = excluded.stored_id
+    WHERE g.stored_id IS DISTINCT FROM excluded.stored_id;
+  -- Of a row that was to be merged, but stays as it is, children are not led away.
+  DELETE FROM migration.survivors v USING pg_temp.fates f
+  WHERE v.run_id = p_run AND v.entity = p_entity AND v.id = f.id AND f.fate = 'skipped';
 
   RETURN QUERY
   SELECT count(*), count(*) FILTER (WHERE fate = 'inserted'), count(*) FILTER (WHERE fate = 'updated'),
     count(*) FILTER (WHERE fate = 'unchanged'), count(*) FILTER (WHERE fate = 'merged'),
-    count(*) FILTER (WHERE fate = 'rejected')
+    count(*) FILTER (WHERE fate = 'rejected'), count(*) FILTER (WHERE fate = 'skipped')
   FROM (SELECT f.fate FROM pg_temp.fates f UNION ALL SELECT 'rejected' FROM pg_temp.stage_rejects) every_row (fate);
 END $$;
 
@@ -289,9 +309,11 @@ BEGIN
        LEFT JOIN migration.survivors_of(%2$L, %3$L) v ON v.id = s.original_id
        CROSS JOIN LATERAL (SELECT coalesce(v.survivor_id, s.original_id) AS id) w
        WHERE s.entity = %4$L AND s."column" = %5$L AND b.deleted_at IS NULL
-         AND CASE WHEN %6$s THEN w.id END IS DISTINCT FROM %7$s ON CONFLICT DO NOTHING',
+         AND CASE WHEN %6$s THEN w.id END IS DISTINCT FROM %7$s%8$s ON CONFLICT DO NOTHING',
       p_entity, p_run, ref.entity, p_entity, ref.name,
-      migration.reference_exists('', p_run, 'w.id', ref.entity), migration.own_value(p_entity, 'b', ref.name));
+      migration.reference_exists('', p_run, 'w.id', ref.entity), migration.own_value(p_entity, 'b', ref.name),
+      CASE WHEN migration.keeps_foreign_writes(p_run) THEN format(' AND %s IS NOT DISTINCT FROM s.stored_id',
+        migration.own_value(p_entity, 'b', ref.name)) END);
     IF ref.entity <> p_entity AND migration.may_merge(ref.entity) THEN
       EXECUTE format(
         'INSERT INTO pg_temp.affected

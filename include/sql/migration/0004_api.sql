@@ -93,7 +93,8 @@ BEGIN
 END $$;
 
 -- Calls a function of this schema with what was sent for the call: once, for an answered call is answered again. Who asks
--- while the call is under way waits for its answer. p_arguments, at least one, are by name.
+-- while the call is under way waits for its answer. p_arguments, at least one, are by name. The answer of a function that
+-- only reads (STABLE) is kept nowhere, for it may hold values of rows: whoever lost it asks anew.
 CREATE FUNCTION migration_api.call_once(p_call text, p_function text, p_incoming jsonb, p_arguments jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' SET statement_timeout = '10min' SET lock_timeout = '60s' AS $$
 DECLARE
@@ -101,9 +102,14 @@ DECLARE
   declared text;
   passed text;
   is_void boolean;
+  only_reads constant boolean := (SELECT bool_and(f.provolatile <> 'v') FROM pg_catalog.pg_proc f
+    WHERE f.pronamespace = 'migration_api'::regnamespace AND f.proname = p_function);
 BEGIN
   INSERT INTO migration.calls (call, function) VALUES (p_call, p_function) ON CONFLICT DO NOTHING;
   IF NOT FOUND THEN
+    IF only_reads THEN
+      PERFORM migration.refuse('TARGET_INTERRUPTED', 'An answer was lost on its way.');
+    END IF;
     RETURN (SELECT c.result FROM migration.calls c WHERE c.call = p_call);
   END IF;
   SELECT string_agg(format('%I %s', a.name, format_type(a.type, NULL)), ', '),
@@ -119,7 +125,7 @@ BEGIN
   EXECUTE format('SELECT to_jsonb(f) FROM jsonb_to_record($1) AS a (%s) CROSS JOIN LATERAL migration_api.%I(%s) AS f',
     declared, p_function, passed) INTO answer USING p_arguments;
   answer := CASE WHEN is_void THEN NULL ELSE answer END;
-  UPDATE migration.calls c SET result = answer WHERE c.call = p_call;
+  UPDATE migration.calls c SET result = CASE WHEN only_reads THEN NULL ELSE answer END WHERE c.call = p_call;
   RETURN answer;
 END $$;
 
@@ -133,6 +139,9 @@ BEGIN
   -- What functions trust, and queries that they run, change on deployment only.
   REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON migration.schema_versions, migration.finding_kinds,
     migration.entities FROM service_role;
+  IF to_regclass('migration.schema_objects') IS NOT NULL THEN
+    REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON migration.schema_objects FROM service_role;
+  END IF;
   GRANT USAGE ON ALL SEQUENCES IN SCHEMA migration TO service_role;
   GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA migration, migration_api TO service_role;
 END $$;

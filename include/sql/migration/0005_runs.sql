@@ -11,6 +11,9 @@ BEGIN
     PERFORM migration.refuse('RUN_LOST', coalesce(
       (SELECT format('Run %s holds it now.', l.run_id) FROM migration.run_lock l), 'Nobody holds it now.'));
   END IF;
+  -- From here on the journal notes what a real run changes.
+  PERFORM set_config('migration.run', CASE WHEN r.dry_run THEN '' ELSE p_run END, true)
+  FROM migration.runs r WHERE r.run_id = p_run;
 END $$;
 
 -- Who holds the lock; NULL: nobody. `silent` are the seconds since the last sign of life, by the clock of the target.
@@ -76,26 +79,28 @@ BEGIN
   DELETE FROM migration.run_lock l
   WHERE l.run_id = p_dead ->> 'run_id' AND l.heartbeat_at = (p_dead ->> 'heartbeat_at')::timestamptz;
   IF FOUND THEN
-    UPDATE migration.runs SET status = 'failed', ended_at = clock_timestamp()
+    UPDATE migration.runs SET status = 'failed', ended_at = clock_timestamp(), counts = NULL
     WHERE run_id = p_dead ->> 'run_id' AND status = 'running';
-    INSERT INTO migration.audit_log (run_id, event, details) VALUES (p_run, 'lock taken over',
-      jsonb_build_object('from', p_dead -> 'run_id', 'why', p_dead -> 'why',
-        'last_sign_of_life', p_dead -> 'heartbeat_at'));
+    PERFORM migration.audit(p_run, 'lock taken over', jsonb_build_object('from', p_dead -> 'run_id',
+      'why', p_dead -> 'why', 'last_sign_of_life', p_dead -> 'heartbeat_at'));
   END IF;
   RETURN true;
 EXCEPTION WHEN lock_not_available THEN
   RETURN false;
 END $$;
 
--- What was staged before another run loaded would bring older rows back; a dry run outdates only dry runs.
+-- What was staged before another run loaded would bring older rows back; a dry run outdates only dry runs. A run that
+-- was rolled back is over.
 CREATE FUNCTION migration.refuse_superseded(p_run text) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   later text;
 BEGIN
+  PERFORM migration.refuse('RUN_ROLLED_BACK', '') FROM migration.runs r
+  WHERE r.run_id = p_run AND r.status = 'rolled_back';
   SELECT o.run_id INTO later FROM migration.runs o, migration.runs mine WHERE mine.run_id = p_run
-    AND o.run_id <> mine.run_id AND o.ended_at > mine.ended_at AND (mine.dry_run OR NOT o.dry_run)
-    AND (o.status = 'completed' OR EXISTS (SELECT FROM migration.batches b WHERE b.run_id = o.run_id
+    AND o.run_id <> mine.run_id AND o.type <> 'validation' AND o.ended_at > mine.ended_at AND (mine.dry_run OR NOT o.dry_run)
+    AND (o.status IN ('completed', 'rolled_back') OR EXISTS (SELECT FROM migration.batches b WHERE b.run_id = o.run_id
       AND b.phase = 'loading' AND b.recorded_at > mine.ended_at)) ORDER BY o.ended_at LIMIT 1;
   IF FOUND THEN
     PERFORM migration.refuse('RUN_SUPERSEDED', format('It was run %s.', later));
@@ -163,10 +168,12 @@ LANGUAGE sql SET search_path = '' AS $$
 $$;
 
 -- The end of a run: its lock is given back. A complete run that wrote leaves its horizon for the next one; what a
--- failed run decided for its later steps stays, for they may be cleared.
-CREATE FUNCTION migration_api.close_run(p_run text, p_status text, p_counts jsonb, p_report text) RETURNS void
+-- failed run decided for its later steps stays, for they may be cleared. Returns what the audit is sealed with.
+CREATE FUNCTION migration_api.close_run(p_run text, p_status text, p_counts jsonb, p_report text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
+  PERFORM migration.refuse('RUN_ROLLED_BACK', '') FROM migration.runs r
+  WHERE r.run_id = p_run AND r.status = 'rolled_back';
   IF p_status = 'completed' AND (SELECT r.status FROM migration.runs r WHERE r.run_id = p_run) IS DISTINCT FROM 'completed' THEN
     PERFORM migration.hold_lock(p_run);
   END IF;
@@ -187,6 +194,7 @@ BEGIN
   WHERE run_id = p_run AND status = 'completed' AND NOT dry_run AND source_horizon IS NOT NULL
     AND parameters -> 'entities' = '[]' AND scope <> 'quarantine'
   ON CONFLICT (name) DO UPDATE SET horizon = excluded.horizon, run_id = excluded.run_id, recorded_at = now();
+  RETURN migration_api.seal_audit();
 END $$;
 
 -- The ledger's row of a batch; a repeated batch replaces its own. Keys of p_row are columns of migration.batches.

@@ -6,16 +6,25 @@ LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
   SELECT jsonb_object_agg(l.key, l.value::bigint + (p_right ->> l.key)::bigint) FROM jsonb_each_text(p_left) l
 $$;
 
--- Decides and applies the fates of what is staged.
-CREATE FUNCTION migration.merge_stage(p_run text, p_entity text, p_versions jsonb) RETURNS jsonb
+-- Whether a run leaves rows alone that somebody else wrote.
+CREATE FUNCTION migration.keeps_foreign_writes(p_run text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = '' AS $$
+  SELECT coalesce(r.parameters ->> 'foreign_writes' = 'keep', false) FROM migration.runs r WHERE r.run_id = p_run
+$$;
+
+-- Decides and applies the fates of what is staged. Returns them, and as fingerprint the sum of the first 32 bits of the
+-- rows' content digests.
+CREATE FUNCTION migration.merge_stage(p_run text, p_entity text, p_versions jsonb, p_keep boolean) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   fates jsonb;
+  fingerprint bigint;
 BEGIN
-  PERFORM migration.classify_stage(p_run, p_entity);
+  SELECT coalesce(sum(('x' || left(s.content_hash::text, 8))::bit(32)::bigint), 0) INTO fingerprint FROM pg_temp.stage s;
+  PERFORM migration.classify_stage(p_run, p_entity, p_keep);
   SELECT to_jsonb(a) INTO STRICT fates
   FROM migration.apply_stage(p_run, p_entity, p_versions ->> 'mapping', p_versions ->> 'rules') a;
-  RETURN fates;
+  RETURN fates || jsonb_build_object('fingerprint', fingerprint);
 END $$;
 
 -- Columns of the stage that came in, in its order, and their types.
@@ -31,23 +40,30 @@ $$;
 -- Stages a range of the rows that came in, without those in p_but, with the rejects given, and merges them.
 CREATE FUNCTION migration.merge_range(
   p_run text, p_entity text, p_versions jsonb, p_low bigint, p_high bigint, p_but text[], p_rejects jsonb) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = '' SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1 SET bytea_output = 'hex' AS $$
 DECLARE
   names text;
   values text;
+  digested text[];
 BEGIN
   PERFORM migration.open_stage(p_entity);
   SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.number),
       string_agg(format('r.%I::%s', c.name, c.type), ', ' ORDER BY c.number)
     INTO names, values FROM migration.incoming_columns() c;
-  EXECUTE format('INSERT INTO pg_temp.stage (%s) SELECT %s FROM pg_temp.incoming_rows r
-      WHERE r.place BETWEEN $1 AND $2 AND r.legacy_id <> ALL ($3)', names, values)
-    USING p_low, p_high, p_but;
+  SELECT array_agg(CASE WHEN c.name IS NULL THEN 'NULL' ELSE format('r.%I', d.name) END ORDER BY d.place)
+    INTO digested FROM unnest(migration.digested_columns(p_entity)) WITH ORDINALITY AS d (name, place)
+    LEFT JOIN migration.incoming_columns() c ON c.name = d.name;
+  -- OFFSET 0: no text is read twice.
+  EXECUTE format('INSERT INTO pg_temp.stage (%1$s, content_hash) SELECT %1$s, %2$s FROM (
+        SELECT %3$s FROM pg_temp.incoming_rows r
+        WHERE r.place BETWEEN $1 AND $2 AND r.legacy_id <> ALL ($3) OFFSET 0) r (%1$s)',
+      names, migration.content_digest(digested) || '::uuid', values) USING p_low, p_high, p_but;
   INSERT INTO pg_temp.stage_rejects
   SELECT * FROM jsonb_to_recordset(p_rejects) AS r (legacy_id text, code text, "column" text, payload jsonb);
   INSERT INTO pg_temp.stage_findings SELECT f.legacy_id, f.code, f."column" FROM pg_temp.incoming_findings f
   WHERE f.legacy_id IN (SELECT s.legacy_id FROM pg_temp.stage s);
-  RETURN migration.merge_stage(p_run, p_entity, p_versions);
+  RETURN migration.merge_stage(p_run, p_entity, p_versions, migration.keeps_foreign_writes(p_run));
 END $$;
 
 -- The column whose text is no value of its type; empty where all are.
@@ -148,7 +164,8 @@ BEGIN
   END IF;
   PERFORM migration.open_stage(p_entity);
   PERFORM migration.stage_affected(p_run, p_entity, p_affected::integer);
-  RETURN migration.merge_stage(p_run, p_entity, p_versions);
+  -- What they hold stays as it is, whoever wrote it: only their references are followed.
+  RETURN migration.merge_stage(p_run, p_entity, p_versions, false);
 END $$;
 
 -- The same, taken back: what is left are the fates, and the ids that children of the rows will find.
@@ -202,7 +219,7 @@ BEGIN
   IF p_affected IS NULL OR (fates ->> 'extracted')::bigint > 0 THEN
     PERFORM migration.record_batch(p_run, p_batch || fates || jsonb_build_object('entity', p_entity, 'seconds', seconds));
   END IF;
-  RETURN fates || jsonb_build_object('seconds', seconds);
+  RETURN (fates - 'fingerprint') || jsonb_build_object('seconds', seconds);
 END $$;
 
 -- Rows that are gone from the source (incoming gone_keys) are kept, as deleted: merges undone, vectors removed.

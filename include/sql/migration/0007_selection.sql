@@ -53,7 +53,7 @@ $$;
 -- Versions of the last complete run, and whether nothing may have been loaded since; NULL: there was none.
 CREATE FUNCTION migration_api.last_complete_run() RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = '' AS $$
-  SELECT jsonb_build_object('mapping_version', c.mapping_version, 'rules_version', c.rules_version,
+  SELECT jsonb_build_object('run_id', w.run_id, 'horizon', w.horizon, 'mapping_version', c.mapping_version, 'rules_version', c.rules_version,
     'code_version', c.code_version, 'undisturbed', NOT EXISTS (
       SELECT 1 FROM migration.runs r WHERE NOT r.dry_run AND r.status = 'failed' AND r.started_at >= c.started_at))
   FROM migration.watermarks w JOIN migration.runs c USING (run_id) WHERE w.name = 'source'

@@ -1,0 +1,1 @@
+"""The command that verifies the audit trail: ``python -m plugins.audit``."""
