@@ -21,7 +21,17 @@ from include.core.errors import MigrationError
 _INCLUDE = Path(__file__).parent.parent
 # Core files that have no part in what a row becomes.
 _NO_RULES = {
-    *("coverage.py", "drift.py", "errors.py", "notes.py", "preflight.py", "progress.py", "report.py", "report_ai.py"),
+    *(
+        "coverage.py",
+        "drift.py",
+        "errors.py",
+        "fingerprint.py",
+        "notes.py",
+        "preflight.py",
+        "progress.py",
+        "report.py",
+        "report_ai.py",
+    ),
     *("report_samples.py", "run_estimate.py", "samples.py", "settings.py", "tracking.py"),
 }
 _SHIPPED = _INCLUDE / "mappings" / "codes.toml"

@@ -73,7 +73,10 @@ BEGIN
   RAISE EXCEPTION USING ERRCODE = p_state, MESSAGE = p_message, DETAIL = p_message, HINT = p_message;
 END $$;
 CREATE FUNCTION migration_api.test_question(p_run text) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = '' AS $$ SELECT jsonb_agg(i.text) FROM pg_temp.incoming_rows i $$;
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+BEGIN
+  RETURN (SELECT jsonb_agg(i.text) FROM pg_temp.incoming_rows i);
+END $$;
 CREATE FUNCTION migration_api.test_slow() RETURNS jsonb
 LANGUAGE sql SET search_path = '' SET statement_timeout = '50ms' AS $$ SELECT to_jsonb(pg_sleep(9)::text) $$;
 CREATE FUNCTION migration_api.test_long() RETURNS jsonb
