@@ -20,7 +20,8 @@ first run should be a dry run (the default): it predicts every count and writes 
 
 **Params.** `dry_run`, `entities`, `enable_ai`, `ai_entities`, `ai_budget`, `ai_batch_api`, `embed_clinical_text`,
 `batch_size`, `max_retries`, `max_rejected`, `max_deleted`, `merge_at`, `review_at`, `match_shares`, `fail_fast`,
-`keep_staging`, `log_level`, `load_via`, `copy_files`; the form describes each. Unknown keys are refused.
+`foreign_writes`, `repair`, `verify_files`, `samples`, `keep_staging`, `log_level`, `load_via`, `copy_files`; the form
+describes each. Unknown keys are refused.
 
 **Duplicates.** Patients that are one person with a probability of `merge_at` or more are merged, those from `review_at`
 on wait for a person: docs/reviewing-duplicates.md says how to decide, and how to undo a merge. A dry run lists both
@@ -30,6 +31,10 @@ beside its report, without names.
 is; so does a dry run. Texts that the provider refuses do not stop the others: they are in
 `migration.embedding_quarantine`, and a run with `redrive` (incremental) tries them again. With `ai_batch_api` the
 tasks wait as *deferred* for hours, without a worker. docs/embeddings.md tells more.
+
+**What others wrote.** `preparation.compare_target` looks for rows of the target that are not as they were loaded. By
+default (`foreign_writes=stop`) the run ends there with `[FOREIGN_WRITES]`, before anything is written. `repair`
+compares every row with the source first, and loads those that differ again. docs/validation.md tells more.
 
 **When a task is red.**
 
@@ -42,7 +47,9 @@ tasks wait as *deferred* for hours, without a worker. docs/embeddings.md tells m
   that is missing or broken is a finding of its project and makes nothing red.
 * `ai_enhancement.*`: the embedding provider failed, or `ai_budget` is reached; loaded rows and stored vectors stand,
   and what was answered is never paid for again. After `[EMBEDDING_BUDGET]` trigger a new run with a higher budget.
-* `validation.*`: the target is not what the source demands. Open the report: each failed check has sample keys.
+* `validation.*`: the target is not what the source demands. Open the report: each failed check has sample keys; once
+  the cause is known, a run of `mdw_incremental_migration` with `repair` loads what differs again. `mdw_rollback` puts
+  back what a run has written.
 * `completion.close`: all is loaded and checked; only the report or the record of success is missing.
 
 From `extraction.*` on: repair, then press *Clear Dag Run* on the run's page and choose *Clear only failed tasks*.

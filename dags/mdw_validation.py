@@ -30,8 +30,8 @@ is missing. The validation phase of every migration runs the same checks.
 would be told `[RUN_LOCKED]`. The time it takes is about that of reading the source once.
 
 **Params.** `entities`, `enable_ai`, `ai_entities`, `embed_clinical_text`, `verify_files` (all by default here),
-`samples`, `max_retries`, `log_level`, `load_via`; the form describes each. `MIGRATION_VALIDATION_SCHEDULE` (cron, UTC;
-default: none) schedules it.
+`samples`, `foreign_writes` (`keep`: they are only warned of), `max_retries`, `log_level`, `load_via`; the form
+describes each. `MIGRATION_VALIDATION_SCHEDULE` (cron, UTC; default: none) schedules it.
 
 **What it may find.** Rows of the source that changed since the last migration are no fault: they are counted as
 `content_changed_since`, `keys_arrived` and `keys_left`, as warnings. `content` are rows that differ though nobody

@@ -25,6 +25,7 @@ PHASES = (
 )
 _ENTITY_COLUMNS = ("entity", "source_rows", "read", *FATES, "followed", "deleted", "seconds")
 _LEVEL_COLUMNS = ("level", "name", "checks", "passed", "failed", "warned")
+_FOREIGN = "What somebody else changed stops it, unless foreign_writes is overwrite or keep."
 _ERROR_COLUMNS = ("task", "code", "detail", "where", "next_step")
 _MOST_LISTED = 50
 
@@ -163,6 +164,7 @@ def _next_steps(
         return [
             "Look at the failed checks below. migration.differences names every row and column that differs.",
             "Once the cause is known, trigger mdw_incremental_migration with repair: it loads what differs again.",
+            *([_FOREIGN] if any(check["name"] == "foreign_writes" for check in failed_checks) else []),
         ]
     if failed_tasks:
         return [
@@ -183,7 +185,9 @@ def headline(report: Mapping[str, Any]) -> str:
     checks = report["checks"]
     took = "" if report["seconds"] is None else f" in {report['seconds']:,.0f} s"
     passed = f"{checks['passed']} of {checks['passed'] + checks['failed'] + checks['warned']} checks passed"
-    moved = f"{part}{rows:,} rows of {len(report['entities'])} entities" if report["mode"] != "validation" else ""
+    moved = (
+        f"{part}{rows:,} rows of {len(report['entities'])} entities" if report["mode"] != "validation" else ""
+    )
     return (
         f"{report['mode'].upper()} {report['status']}{': ' if moved else ''}{moved}{took}, {passed},"
         f" {checks['failed']} failed"

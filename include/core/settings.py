@@ -248,9 +248,11 @@ def _proof_params(kind: str) -> list[Param]:
             "stop",
             "Foreign writes",
             "What happens to rows that somebody else changed in the target since they were loaded. stop: the run ends"
-            " before anything is written. keep: they stay as they are. overwrite: they are loaded again.",
+            " before anything is written. keep: they stay as they are, and validation only warns of them. overwrite:"
+            " they are loaded again.",
             variable="MIGRATION_FOREIGN_WRITES",
             choices=("stop", "keep", "overwrite"),
+            kinds=_EVERY,
         ),
         Param(
             "repair",

@@ -41,16 +41,23 @@ class Comparison:
             if entity.shape is None or result["name"] != "rows_transformed":
                 yield check_of(entity.name, 1, result)
 
-    def embeddings(self, entity: Entity) -> Iterator[Check]:
-        """Every live row has a vector, except those whose text the provider refuses; no other row has one."""
-        for result in self._target.call("check_embedded", entity=entity.name):
+    def embeddings(self, entity: Entity, *, awaited: bool = False) -> Iterator[Check]:
+        """Every live row has a vector, except those whose text the provider refuses; no other row has one.
+
+        Args:
+            awaited: rows written since all were embedded last may wait for the next run that embeds.
+        """
+        for result in self._target.call("check_embedded", entity=entity.name, awaited=awaited):
             yield check_of(entity.name, 1, result)
 
-    def key_sets(self, entity: Entity, source: Snapshot, staging: StagingHook) -> Iterator[Check]:
+    def key_sets(self, entity: Entity, source: Snapshot, staging: StagingHook | None) -> Iterator[Check]:
         """Keys of the source now against the fates of rows.
 
         Rows that came or went while the run was under way are told apart: what is newer than the run's
         horizon is left to the next run, what was there when the run was planned, or was extracted, left since.
+
+        Args:
+            staging: of the run; None of a validation on its own, to which every key that is gone has left.
         """
         found = self._target.call(
             "compare_keys",
@@ -66,20 +73,23 @@ class Comparison:
         yield _none("keys_without_fate", entity, missing & left)
         yield _none("keys_deleted_but_there", entity, back & left)
         if missing or back:
-            yield _none("keys_arrived", entity, missing, severity="warn")
-        unseen = set(gone)
-        for keys in self._seen(entity, staging) if gone else ():
-            unseen.difference_update(keys.to_pylist())
+            yield _none("keys_arrived", entity, missing - left, severity="warn")
+        unseen = set(gone) if staging is not None else set()
+        if unseen and staging is not None:
+            for keys in self._seen(entity, staging):
+                unseen.difference_update(keys.to_pylist())
         yield _none("keys_without_source", entity, unseen)
         if gone:
-            yield _none("keys_left", entity, gone, severity="warn")
+            yield _none("keys_left", entity, set(gone) - unseen, severity="warn")
         yield check_of(entity.name, 2, found["two_fates"])
 
     def integrity(self, entity: Entity) -> Iterator[Check]:
         """What constraints promise, asked of the rows themselves; the entity's own rules; the records behind rows."""
-        for function in ("check_integrity", "check_records"):
-            for result in self._target.call(function, entity=entity.name):
-                yield check_of(entity.name, 4, result)
+        for result in itertools.chain(
+            self._target.call("check_integrity", entity=entity.name, run=self._tracking.run_id),
+            self._target.call("check_records", entity=entity.name),
+        ):
+            yield check_of(entity.name, 4, result)
         yield self._ids(entity)
 
     def schema(self) -> Iterator[Check]:

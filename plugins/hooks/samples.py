@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.core.batches import Partition
+from include.core.mapping import mapping_version, rules_version
 from include.core.resolve import refuse_unstorable
 from include.core.samples import CHANGED, DIFFERS, EQUAL, GONE, compared
 from include.core.spec import Entity
@@ -64,7 +65,10 @@ class Samples:
     def _side_by_side(self, entity: Entity, source: Snapshot, keys: Sequence[str]) -> list[dict[str, Any]]:
         rows = pa.concat_tables([clean_schema(entity).empty_table(), *_read(entity, source, keys)])
         found: list[dict[str, Any]] = self._target.call(
-            "side_by_side", incoming={"rows": rows}, entity=entity.name
+            "side_by_side",
+            incoming={"rows": rows},
+            entity=entity.name,
+            versions={"mapping": mapping_version(), "rules": rules_version()},
         )
         return found
 

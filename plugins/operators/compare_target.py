@@ -8,6 +8,7 @@ from include.core.progress import Progress
 from include.core.spec import Entity
 from plugins.hooks.content import ContentProof, Differences
 from plugins.hooks.legacy_mdw import LegacyMdwHook
+from plugins.hooks.plans import PlansHook
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.target import Target
 from plugins.operators.preflight import chosen
@@ -64,6 +65,9 @@ class CompareTargetOperator(MigrationOperator):
     def _take_up(self, run: Run, target: Target, entity: Entity, counts: dict[str, int]) -> None:
         own, foreign = run.settings.repair, run.settings.foreign_writes == "overwrite"
         if run.settings.dry_run or not (own or foreign):
+            return
+        if PlansHook(target, run.run_id).find(entity.name) is not None:
+            self.progress(f"{entity.name}: planned before, so nothing more is taken up in this run")
             return
         taken = ContentProof(target, run.run_id).take_up_again(entity, own=own, foreign=foreign)
         counts["taken_up"] += taken.taken_up

@@ -200,7 +200,9 @@ class _Plan:
         """Document columns of the target's live rows that may lack a vector."""
         tracking = TrackingHook(self.target, self.run.run_id)
         scope = PlansHook(self.target, self.run.run_id).scope()
-        since = self._store.complete_since(self.recipe) if scope == "changes" else None
+        # A repair takes nothing for granted.
+        trusted = scope == "changes" and not self.run.settings.repair
+        since = self._store.complete_since(self.recipe) if trusted else None
         whole = Partition(self.entity.name, 0, None, None)
         for rows in self._store.documents(whole, _DOCUMENTS_PER_CHUNK, since, free_text=self.free_text):
             tracking.stop_if_failed(fail_fast=self.run.settings.fail_fast)

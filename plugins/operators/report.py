@@ -80,6 +80,9 @@ class ReportOperator(MigrationOperator):
                 if state is not None and state["status"] == "completed":
                     self.progress(f"completed; report: {state['report_uri']}")
                     return str(state["report_uri"])
+                if state is not None and state["status"] == "rolled_back":
+                    # Its report says what was done, and undone.
+                    raise AirflowFailException("The run was rolled back; its report stays as it is.")
                 report = _report(target, tracking, failed)
                 _write(folder, report)
                 if state is not None:

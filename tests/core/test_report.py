@@ -185,6 +185,16 @@ def test_every_ending_has_a_next_step_in_every_form(changes: dict[str, Any], wor
     assert made["next_steps"][0] in as_html(made)
 
 
+def test_a_repair_of_what_others_wrote_says_what_it_takes() -> None:
+    steps = {
+        name: report(checks=[check(name, passed=False)])["next_steps"]
+        for name in ("content", "foreign_writes")
+    }
+    assert all("repair" in made[1] for made in steps.values())
+    assert "overwrite or keep" in steps["foreign_writes"][2]
+    assert len(steps["content"]) == 2
+
+
 def test_the_text_is_a_table_with_one_line_per_entity() -> None:
     lines = as_text(report(findings=[("patients", "quarantine", "parent_missing", 40)])).splitlines()
     [header] = [line for line in lines if line.startswith("entity ") and "inserted" in line]

@@ -105,7 +105,7 @@ def test_the_page_names_four_files():
     assert [found["path"] for found in _FILE.finditer(TEXT)] == [
         "include/entities/case_messages.py",
         _MODULES,
-        "include/sql/target/0005_case_messages.sql",
+        "include/sql/target/0006_case_messages.sql",
         "tests/entities/test_case_messages.py",
     ]
 
@@ -113,7 +113,7 @@ def test_the_page_names_four_files():
 def test_its_number_is_the_next_one():
     deployed = sorted(path.name for path in (PROJECT / "include" / "sql" / "target").glob("*.sql"))
 
-    assert deployed[-1] < "0005_case_messages.sql"
+    assert deployed[-1] < "0006_case_messages.sql"
 
 
 def test_the_example_passes_its_own_test(project):

@@ -141,7 +141,9 @@ def test_dags_tasks_and_phases_of_the_pages_exist(readme, dags):
     assert dag.task_ids == other.task_ids
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == PHASES
     assert set(PHASES) == set(dag.task_group.children)
-    assert set(re.findall(r"\bmdw_(?:\w+_migration|undo_merge)\b", readme)) == set(dags)
+    assert set(
+        re.findall(r"\bmdw_(?:\w+_migration|undo_merge|preflight|rollback|validation)\b", readme)
+    ) == set(dags)
     for page in described():
         for written in names(page):
             name = written.replace("<entity>", "cases")

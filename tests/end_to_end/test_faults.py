@@ -328,6 +328,8 @@ def test_other_writers_and_a_connection_cut_amid_a_copy_to_the_target(
                     rivals.remove(rival)
                     rival.then(rival.connection)
                 time.sleep(POLL_SECONDS)
+            # Or validation finds a trigger that nobody deployed.
+            looking.execute("DROP FUNCTION public.set_lock_timeout() CASCADE")
             outcome = run.result()
     assert not rivals, outcome.log[-6000:]
     assert proxy.cuts == 1
@@ -378,7 +380,7 @@ def test_a_statement_timeout_stops_the_run(
         outcome = airflow.run(databases, environment=ENVIRONMENT, **CONF)
         admin.execute("DROP FUNCTION public.set_statement_timeout() CASCADE")
     assert_stopped(outcome, "TARGET_QUERY_FAILED", "loading.patients", "sqlstate=57014")
-    assert outcome.log.count("loading.patients failed") == 1
+    assert outcome.log.count("loading.patients failed in attempt") == 1
     assert_whole_batches(databases, outcome, "patients")
     undisturbed(airflow, databases)
     assert differences(read(databases.target), again.expected) == []

@@ -40,7 +40,7 @@ def loaded_cases(databases: Databases) -> int:
 def killed(airflow: Airflow, make_databases: MakeDatabases) -> Killed:
     """Killed amid the loading of cases, then run again with batches of another size."""
     databases = make_databases()
-    process = airflow.command(databases, dry_run=False, batch_size=4)
+    process = airflow.command(databases, dry_run=False, batch_size=20)
     try:
         deadline = time.monotonic() + MOST_SECONDS
         while not loaded_cases(databases):

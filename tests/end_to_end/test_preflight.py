@@ -49,7 +49,7 @@ def report(airflow: Airflow, before: set[Path]) -> dict[str, Any]:
 def test_a_clean_installation_has_nothing_that_fails(airflow: Airflow, databases: Databases) -> None:
     before = set(airflow.state.reports.glob("*/preflight.json"))
     with unchanged(databases):
-        outcome = airflow.run_command(databases, dag_id=DAG_ID)
+        outcome = airflow.run(databases, dag_id=DAG_ID)
     assert outcome.state == "success", outcome.log[-4000:]
     found = report(airflow, before)
     assert [check["name"] for check in found["checks"]] == list(CATALOGUE)

@@ -97,7 +97,7 @@ ALTER TABLE public.profiles DROP CONSTRAINT no_canary;
 DROP FUNCTION public.refuse, public.unique_violation, public.invalid_input, public.deadlock CASCADE;
 """
 UNDISTURBED = {"fail_fast": False, "max_retries": 0}
-FAILING = ("provider", "source", "extraction", "rules", "loader", "killed", "statements", "command")
+FAILING = ("provider", "source", "rules", "killed", "loading")
 
 
 @dataclass
@@ -149,19 +149,15 @@ class Runs:
         _execute(admin, BROKEN_SOURCE)
         yield "source", self(entities=["projects"], **bare)
         _execute(admin, MENDED_SOURCE)
-        yield "extraction", self(order={"leaks": [["raw", "profiles"]]}, entities=["profiles"], **bare)
         leaks = {"leaks": [[RULE, "patients"], ["clean", "profiles"]]}
         yield "rules", self(order=leaks, entities=["profiles", "patients"], **bare)
-        leaks = {"leaks": [[LOADED, "practices"]]}
-        yield "loader", self(order=leaks, entities=["practices"], **bare)
         crash = {"crash": {"point": "after_read", "entity": "patients", "place": "p000-b0000"}}
         yield "killed", self(order=crash, entities=["patients"], **bare)
 
         _execute(self.databases.target, BREAK_PARENTS)
         _execute(admin, CHANGE_PARENTS)
-        bare |= {"entities": ["practices", "profiles", "workflow_templates"], "dry_run": False}
-        yield "statements", self(**bare)
-        yield "command", self.airflow.run_command(self.databases, environment=self.variables, **bare)
+        leaks = {"leaks": [[LOADED, "practices"]]}
+        yield "loading", self(order=leaks, entities=["practices", "profiles", "workflow_templates"], **bare)
 
 
 @dataclass(frozen=True)
@@ -171,7 +167,7 @@ class Traces:
     Attributes:
         good: embeds clinical text, and everything that can be.
         plain: embeds the same cases again, without clinical text.
-        bad: of a person who changed, which the target refuses.
+        bad: of a person who changed, which the target refuses; as a command.
         failed: more runs that failed, by what broke.
         sent, sent_plain: what the provider received from good and plain.
         requests: all that it received, with their headers.
@@ -205,7 +201,7 @@ def traces(own_airflow: Airflow, make_databases: MakeDatabases) -> Iterator[Trac
         refused = run.refused_by_the_provider()
         _execute(databases.target, BREAK)
         _execute(databases.source_admin, CHANGE)
-        bad = run(fail_fast=False)
+        bad = own_airflow.run_command(databases, environment=run.variables, dry_run=False, fail_fast=False)
         failed = {"provider": refused, **dict(run.broken())}
         requests = "\n".join(f"{r.method} {r.path} {r.headers} {r.body.decode()}" for r in provider.requests)
         worker = own_airflow._worker
@@ -262,11 +258,8 @@ def test_the_second_run_was_refused_both_ways(traces: Traces) -> None:
     [
         ("provider", ["EMBEDDING_KEY_REFUSED"]),
         ("source", ["SOURCE_QUERY_FAILED"]),
-        ("extraction", ["UNEXPECTED"]),
         ("rules", ["TRANSFORM_FAILED", "UNEXPECTED"]),
-        ("loader", ["UNEXPECTED"]),
-        ("statements", ["TARGET_QUERY_FAILED", "TARGET_INTERRUPTED"]),
-        ("command", ["TARGET_QUERY_FAILED", "TARGET_INTERRUPTED"]),
+        ("loading", ["TARGET_QUERY_FAILED", "TARGET_INTERRUPTED", "UNEXPECTED"]),
     ],
 )
 def test_the_other_runs_failed_as_they_were_to(traces: Traces, run: str, codes: list[str]) -> None:

@@ -338,8 +338,11 @@ def test_a_lost_row_is_not_excused_by_an_arrival(checked: Checked) -> None:
         "DELETE FROM migration.id_map WHERE entity = 'practices' AND legacy_id = %s",
         lost := first_key(checked),
     )
-    check = checked.checks("practices")["keys_without_fate"]
+    checks = checked.checks("practices")
+    check = checks["keys_without_fate"]
     assert (check.passed, check.sample_keys) == (False, (lost,))
+    assert checks["keys_arrived"].found == "1"
+    assert lost not in checks["keys_arrived"].sample_keys
 
 
 def first_key(checked: Checked) -> str:

@@ -205,17 +205,17 @@ def test_a_failed_load_marked_as_success_does_not_let_validation_pass(
     with refused_case(databases, case_key(databases, ROWS_PER_PARTITION)):
         run = scheduler.trigger(**CONF, fail_fast=False)
         assert scheduler.finished(run) == "failed"
-        scheduler.mark_success(run, ("loading.cases", 1))
-        scheduler.clear_failed(run)
-        assert scheduler.finished(run) == "failed"
+    scheduler.mark_success(run, ("loading.cases", 1))
+    scheduler.clear_failed(run)
+    assert scheduler.finished(run) == "failed"
     instances = scheduler.instances(run)
     assert instances["loading.cases", 1].state == "success"
-    assert by_state(instances, "failed") == {("validation.counts", -1)}
+    assert by_state(instances, "failed") == {("validation.counts", -1), ("validation.key_sets", -1)}
     log = scheduler.log(run, ("validation.counts", -1))
     assert "[CHECKS_FAILED]" in log
     assert "next:" in log
     assert_closed_as_failed(databases, run)
-    assert report(databases, run)["failed_tasks"] == ["validation.counts"]
+    assert report(databases, run)["failed_tasks"] == ["validation.counts", "validation.key_sets"]
 
     scheduler.clear(run, [("loading.cases", 1)], downstream=True)
     assert scheduler.finished(run) == "success"

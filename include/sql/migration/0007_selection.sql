@@ -4,7 +4,15 @@
 -- As the entity files declare it: {schema_versions: {name: hash}, entities: {…}, finding_kinds: {…}}. For whoever
 -- deploys; the tool calls it over a direct connection, the Supabase CLI runs a file that does.
 CREATE FUNCTION migration.register(p_registration jsonb) RETURNS void
-LANGUAGE sql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+  changed record;
+BEGIN
+  FOR changed IN SELECT r AS new_spec FROM migration.entities e JOIN jsonb_each(p_registration -> 'entities') n ON n.key = e.entity
+      CROSS JOIN LATERAL jsonb_populate_record(NULL::migration.entities, n.value || jsonb_build_object('entity', n.key)) r
+      WHERE (r.columns, r.refs, r.merge_rules) IS DISTINCT FROM (e.columns, e.refs, e.merge_rules) LOOP
+    PERFORM migration.digest_otherwise(changed.new_spec);
+  END LOOP;
   INSERT INTO migration.finding_kinds (code, reason, how_to_fix)
   SELECT k.key, k.value ->> 'reason', k.value ->> 'how_to_fix' FROM jsonb_each(p_registration -> 'finding_kinds') k
   ON CONFLICT (code) DO UPDATE SET reason = excluded.reason, how_to_fix = excluded.how_to_fix;
@@ -12,8 +20,8 @@ LANGUAGE sql SET search_path = '' AS $$
   SELECT e.key, r.columns, r.refs, r.enums, r.checks, r.vectors, r.merge_rules
   FROM jsonb_each(p_registration -> 'entities') e, jsonb_populate_record(NULL::migration.entities, e.value) r
   ON CONFLICT (entity) DO UPDATE SET columns = excluded.columns, refs = excluded.refs, enums = excluded.enums,
-    checks = excluded.checks, vectors = excluded.vectors, merge_rules = excluded.merge_rules
-$$;
+    checks = excluded.checks, vectors = excluded.vectors, merge_rules = excluded.merge_rules;
+END $$;
 
 -- What was registered, and the dimensions of the vectors.
 CREATE FUNCTION migration_api.deployed() RETURNS jsonb

@@ -38,29 +38,39 @@ BEGIN
   RETURN jsonb_build_array(
     migration.check_equal('rows_transformed', extracted, transformed),
     migration.check_equal('rows_loaded', transformed, loaded),
-    migration.check_none('rows_stored',
-      format('(%1$s EXCEPT %2$s) UNION ALL (%2$s EXCEPT %1$s)', known, live)));
+    -- Rows that are gone or too many are somebody else's doing, and may be meant to stay so.
+    migration.check_none('rows_stored', format('(%1$s EXCEPT %2$s) UNION ALL (%2$s EXCEPT %1$s)', known, live),
+      CASE WHEN migration.keeps_foreign_writes(p_run) THEN 'warn' ELSE 'fail' END));
 END $$;
 
--- Level 1: every live row has a vector, except those whose text the provider refuses; no other row has one.
-CREATE FUNCTION migration_api.check_embedded(p_entity text) RETURNS jsonb
+-- Level 1: every live row has a vector, except those whose text the provider refuses; no other row has one. p_awaited:
+-- rows that were written since all had one last, by a run that embedded nothing or by people who parted merged rows, may
+-- wait for the next run that embeds.
+CREATE FUNCTION migration_api.check_embedded(p_entity text, p_awaited boolean DEFAULT false) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' SET statement_timeout = '10min' AS $$
 DECLARE
   vectors jsonb;
   lacking text;
   refused constant text := 'EXISTS (SELECT 1 FROM migration.embedding_quarantine q
     WHERE q.entity = m.entity AND q.legacy_id = m.legacy_id AND q.resolved_run_id IS NULL)';
+  waits text := 'false';
 BEGIN
   SELECT e.vectors INTO STRICT vectors FROM migration.entities e WHERE e.entity = p_entity;
+  IF p_awaited THEN
+    waits := format('m.written_at >= coalesce((SELECT w.recorded_at FROM migration.watermarks w WHERE w.name = %L),
+      ''-infinity'')', vectors ->> 'table');
+  END IF;
   lacking := format('SELECT m.legacy_id FROM migration.id_map m WHERE m.entity = %L AND m.state = ''live''
     AND NOT EXISTS (SELECT 1 FROM public.%I v WHERE v.%I = m.target_id)',
     p_entity, vectors ->> 'table', vectors ->> 'owner');
   RETURN jsonb_build_array(
-    migration.check_none('embedded', lacking || ' AND NOT ' || refused),
+    migration.check_none('embedded', format('%s AND NOT %s AND NOT (%s)', lacking, refused, waits)),
     migration.check_none('embedding_quarantined', lacking || ' AND ' || refused, 'warn'),
     migration.check_none('vectors_of_live_rows', format('SELECT coalesce(m.legacy_id, v.%1$I::text)
       FROM public.%2$I v LEFT JOIN migration.id_map m ON m.entity = %3$L AND m.target_id = v.%1$I
-      WHERE m.state IS DISTINCT FROM ''live''', vectors ->> 'owner', vectors ->> 'table', p_entity)));
+      WHERE m.state IS DISTINCT FROM ''live''', vectors ->> 'owner', vectors ->> 'table', p_entity)))
+    || CASE WHEN p_awaited THEN migration.check_none('embeddings_awaited',
+      format('%s AND NOT %s AND %s', lacking, refused, waits), 'warn') ELSE '[]' END;
 END $$;
 
 -- Level 2: incoming_source_keys (legacy_id), those of the source now, against the fates of rows. Returns the keys that
@@ -91,8 +101,9 @@ BEGIN
     p_entity)));
 END $$;
 
--- Level 4: what constraints promise, asked of the rows themselves, and the entity's own rules.
-CREATE FUNCTION migration_api.check_integrity(p_entity text) RETURNS jsonb
+-- Level 4: what constraints promise, asked of the rows themselves, and the entity's own rules. p_run: says whether what
+-- others wrote stays.
+CREATE FUNCTION migration_api.check_integrity(p_entity text, p_run text DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' SET statement_timeout = '10min' AS $$
 DECLARE
   spec migration.entities;
@@ -136,7 +147,8 @@ BEGIN
   IF migration.may_merge(p_entity) THEN
     checks := checks || migration.check_none('merges_settled', format(
       'SELECT m.legacy_id FROM migration.settled(%1$L, NULL) s JOIN migration.id_map m
-         ON m.entity = %1$L AND m.target_id = s.id WHERE s.stored <> s.settled', p_entity));
+         ON m.entity = %1$L AND m.target_id = s.id WHERE s.stored <> s.settled', p_entity),
+      CASE WHEN migration.keeps_foreign_writes(p_run) THEN 'warn' ELSE 'fail' END);
   END IF;
   FOR item IN SELECT * FROM jsonb_to_recordset(spec.checks) AS r (name text, sql text, severity text) LOOP
     checks := checks || migration.check_none(item.name, item.sql, item.severity);

@@ -152,8 +152,9 @@ BEGIN
     p_entity, p_entity) USING p_ids, migration.filled_columns(p_entity), migration.gaps();
 END $$;
 
--- Makes survivors (of p_ids, NULL: all) what the merges in force make them, and writes those alone that are not yet.
-CREATE FUNCTION migration.settle(p_entity text, p_ids uuid[]) RETURNS jsonb
+-- Makes survivors (of p_ids, NULL: all; but not p_but) what the merges in force make them, and writes those alone that are
+-- not yet.
+CREATE FUNCTION migration.settle(p_entity text, p_ids uuid[], p_but uuid[] DEFAULT '{}') RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' SET client_min_messages = warning
 SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' AS $$
 DECLARE
@@ -162,7 +163,8 @@ DECLARE
 BEGIN
   DROP TABLE IF EXISTS pg_temp.settled;
   CREATE TEMPORARY TABLE settled ON COMMIT DROP AS
-  SELECT s.id, s.stored, s.settled, s.stored <> s.settled AS changed FROM migration.settled(p_entity, p_ids) s;
+  SELECT s.id, s.stored, s.settled, s.stored <> s.settled AS changed FROM migration.settled(p_entity, p_ids) s
+  WHERE s.id <> ALL (p_but);
   ALTER TABLE pg_temp.settled ADD PRIMARY KEY (id);
   ANALYZE pg_temp.settled;
   UPDATE migration.merges g SET survivor_before = s.stored || migration.taken_back(s.stored -> 'metadata')
@@ -185,7 +187,7 @@ BEGIN
   RETURN result;
 END $$;
 
--- The same at the end of a run's loads. Returns {survivors, filled, conflicts, written}: those there are, values in them
+-- The same at the end of a run's loads; what somebody else wrote stays where that is wanted. Returns {survivors, filled, conflicts, written}: those there are, values in them
 -- that came from merged rows, values of merged rows that differ and are kept, rows written now. A dry run has no rows to
 -- fill from: it tells the survivors alone, and 0.
 CREATE FUNCTION migration_api.settle_merges(p_run text, p_entity text, p_dry_run boolean) RETURNS jsonb
@@ -196,7 +198,8 @@ BEGIN
     RETURN (SELECT jsonb_build_object('survivors', count(DISTINCT s.survivor_id), 'filled', 0, 'conflicts', 0, 'written', 0)
       FROM migration.survivors_of(p_run, p_entity) s);
   END IF;
-  RETURN migration.settle(p_entity, NULL);
+  RETURN migration.settle(p_entity, NULL, ARRAY(SELECT d.target_id FROM migration.differences d
+    WHERE d.run_id = p_run AND d.entity = p_entity AND d.foreign_write AND migration.keeps_foreign_writes(p_run)));
 END $$;
 
 -- To the end of the transaction no run opens; one that is under way has read what is to be changed here.

@@ -97,6 +97,31 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
     migration.stored_digest(p_entity), migration.merged_as_known(p_entity))
 $$;
 
+-- Registers what the digests of an entity's rows are made of from now on, and gives the rows that nobody else wrote the
+-- digest of what they hold: else a new column would make every row a foreign write.
+CREATE FUNCTION migration.digest_otherwise(p_spec migration.entities) RETURNS void
+LANGUAGE plpgsql SET search_path = '' SET client_min_messages = warning SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = 'postgres' SET extra_float_digits = 1 SET bytea_output = 'hex' AS $$
+DECLARE
+  -- A column that is gone tells nothing any more.
+  comparable constant boolean := NOT EXISTS (SELECT FROM unnest(migration.digested_columns(p_spec.entity)) AS c (name)
+    WHERE c.name <> 'legacy_id' AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+      WHERE a.attrelid = format('public.%I', p_spec.entity)::regclass AND a.attname = c.name AND NOT a.attisdropped));
+BEGIN
+  DROP TABLE IF EXISTS pg_temp.as_written;
+  EXECUTE format('CREATE TEMPORARY TABLE as_written ON COMMIT DROP AS SELECT m.legacy_id FROM %s
+      WHERE m.state IN (''live'', ''merged'') AND m.content_hash IS NOT NULL AND %s',
+    CASE WHEN comparable THEN migration.stored(p_spec.entity)
+      ELSE format('(SELECT * FROM migration.id_map i WHERE i.entity = %L) m', p_spec.entity) END,
+    CASE WHEN comparable THEN migration.as_written(p_spec.entity) ELSE 'true' END);
+  UPDATE migration.entities e SET columns = p_spec.columns, refs = p_spec.refs, merge_rules = p_spec.merge_rules
+  WHERE e.entity = p_spec.entity;
+  EXECUTE format('UPDATE migration.id_map i SET content_hash = s.digest FROM (
+      SELECT m.legacy_id, (%s)::uuid AS digest FROM %s) s JOIN pg_temp.as_written w USING (legacy_id)
+    WHERE i.entity = %L AND i.legacy_id = s.legacy_id AND i.content_hash <> s.digest',
+    migration.stored_digest(p_spec.entity), migration.stored(p_spec.entity), p_spec.entity);
+END $$;
+
 -- SQL for a value as COPY writes it.
 CREATE FUNCTION migration.as_text(p_value text, p_type text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
@@ -165,6 +190,31 @@ BEGIN
     ON CONFLICT DO NOTHING', p_entity, p_entity) USING p_run, p_buckets;
 END $$;
 
+-- Survivors that hold another value than the merged row that filled it, which nobody else wrote: the digest is of what a
+-- row has itself, and a run that broke off in between has not settled them yet.
+CREATE FUNCTION migration.find_filled_over(p_run text, p_entity text) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+  IF NOT migration.may_merge(p_entity) THEN
+    RETURN;
+  END IF;
+  EXECUTE format('
+    INSERT INTO migration.differences (run_id, entity, target_id, legacy_id, kind, columns, foreign_write)
+    SELECT $1, %1$L, m.target_id, m.legacy_id, ''changed'', array_agg(f.key ORDER BY f.key), true
+    FROM public.%2$I t JOIN migration.id_map m ON m.entity = %1$L AND m.target_id = t.id
+    CROSS JOIN LATERAL jsonb_each_text(
+      CASE WHEN jsonb_typeof(t.metadata #> ''{merged,filled}'') = ''object'' THEN t.metadata #> ''{merged,filled}'' END) f
+    JOIN migration.id_map o ON o.entity = m.entity AND o.legacy_id = f.value AND o.survivor_id = t.id
+    JOIN public.%2$I b ON b.id = o.target_id
+    WHERE t.deleted_at IS NULL AND m.content_hash IS NOT NULL AND o.content_hash IS NOT NULL
+      AND to_jsonb(t) -> f.key IS DISTINCT FROM (to_jsonb(b) || migration.taken_back(b.metadata)) -> f.key
+      AND (o.written_at <= m.written_at
+        OR EXISTS (SELECT FROM migration.runs r WHERE r.run_id = o.last_run AND r.status = ''completed''))
+      AND NOT EXISTS (SELECT FROM migration.differences d
+        WHERE d.run_id = $1 AND d.entity = m.entity AND d.target_id = b.id)
+    GROUP BY m.target_id, m.legacy_id ON CONFLICT DO NOTHING', p_entity, p_entity) USING p_run;
+END $$;
+
 -- What was found in a run, by whom it was written: {own, foreign}, each {kind: rows}, how often which column, some keys.
 CREATE FUNCTION migration.sum_differences(p_run text, p_entity text) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = '' AS $$
@@ -193,8 +243,9 @@ SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' S
 SET bytea_output = 'hex' AS $$
 DECLARE
   as_written constant text := migration.as_written(p_entity);
-  up_to_date constant text := '(m.source_version, m.mapping_version, m.rules_version)
-    IS NOT DISTINCT FROM (r.source_version::uuid, $3 ->> ''mapping'', $3 ->> ''rules'')';
+  -- What is to be written again has no excuse until it was.
+  up_to_date constant text := '(m.content_hash IS NULL OR (m.source_version, m.mapping_version, m.rules_version)
+    IS NOT DISTINCT FROM (r.source_version::uuid, $3 ->> ''mapping'', $3 ->> ''rules''))';
   differing text;
   result jsonb;
 BEGIN
@@ -246,6 +297,7 @@ BEGIN
   ORDER BY c.target_id, c.kind, cardinality(c.columns) DESC
   ON CONFLICT (run_id, entity, target_id, kind) DO UPDATE SET columns = excluded.columns,
     foreign_write = excluded.foreign_write;
+  PERFORM migration.find_filled_over(p_run, p_entity);
   SELECT jsonb_build_object('rows', count(*), 'sample_keys', (SELECT coalesce(jsonb_agg(s.legacy_id), '[]') FROM (
       SELECT n.legacy_id FROM pg_temp.compared n WHERE n.as_written AND NOT n.up_to_date ORDER BY 1 LIMIT 10) s))
     INTO result FROM pg_temp.compared c WHERE c.as_written AND NOT c.up_to_date;
@@ -271,6 +323,7 @@ BEGIN
     ON CONFLICT DO NOTHING',
     p_entity, migration.merged_as_known(p_entity), p_entity, migration.redirect_joins(p_entity),
     migration.as_written(p_entity)) USING p_run;
+  PERFORM migration.find_filled_over(p_run, p_entity);
   RETURN migration.sum_differences(p_run, p_entity);
 END $$;
 

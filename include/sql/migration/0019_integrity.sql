@@ -489,9 +489,9 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
 $$;
 
 -- The source's rows of incoming_rows (as they would be loaded), side by side with the target's: what each has itself, and
--- references as the source has them. An array of {legacy_id, changed (since it was loaded), columns: [{name, type,
--- source, target}]}; merged_into is no value of the source.
-CREATE FUNCTION migration_api.side_by_side(p_entity text) RETURNS jsonb
+-- references as the source has them. An array of {legacy_id, changed (itself, or the rules, since it was loaded), columns:
+-- [{name, type, source, target}]}; merged_into is no value of the source. p_versions: {mapping, rules} of now.
+CREATE FUNCTION migration_api.side_by_side(p_entity text, p_versions jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = '' SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
 SET statement_timeout = '2min' AS $$
 DECLARE
@@ -506,13 +506,14 @@ BEGIN
   JOIN migration.column_types(p_entity) y ON y.name = n.name
   WHERE e.entity = p_entity AND n.name <> 'merged_into';
   EXECUTE format('WITH compared AS MATERIALIZED (
-      SELECT r.*, i.target_id, i.source_version IS DISTINCT FROM r.source_version::uuid AS changed
+      SELECT r.*, i.target_id, i.content_hash IS NOT NULL AND (i.source_version, i.mapping_version, i.rules_version)
+        IS DISTINCT FROM (r.source_version::uuid, $1 ->> ''mapping'', $1 ->> ''rules'') AS changed
       FROM pg_temp.incoming_rows r JOIN migration.id_map i ON i.entity = %L AND i.legacy_id = r.legacy_id)
     SELECT coalesce(jsonb_agg(jsonb_build_object(''legacy_id'', m.legacy_id, ''changed'', m.changed,
       ''columns'', jsonb_build_array(%s))), ''[]'')
     FROM compared m LEFT JOIN public.%I t ON t.id = m.target_id AND t.deleted_at IS NULL%s',
     p_entity, members, p_entity, migration.redirect_joins(p_entity))
-  INTO result;
+  INTO result USING p_versions;
   RETURN result;
 END $$;
 
