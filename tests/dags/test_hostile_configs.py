@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -126,7 +127,7 @@ def must_be_refused(param: Param, value: Any) -> bool:
     if not is_plain(value):
         return True
     try:
-        param.resolve(value)
+        copy.copy(param).resolve(value)  # which remembers it
     except ParamValidationError:
         return True
     return False

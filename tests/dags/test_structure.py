@@ -26,6 +26,7 @@ PHASES = (
 )
 PREPARATION = (
     *("check_settings", "check_storage", "check_source", "check_files", "deploy_target", "open_run"),
+    "compare_target",
 )
 NESTED = {
     "projects": "phase_2a_projects",
@@ -36,7 +37,7 @@ NESTED = {
     "workflow_performance": "phase_2c_templates",
 }
 EMBEDDED = ("projects", "cases", "workflow_template_tasks", "patients")
-VALIDATION = ("counts", "key_sets", "integrity")
+VALIDATION = ("counts", "key_sets", "content", "integrity", "embeddings", "files", "samples")
 FILES = ("plan_files", "copy_files", "file_manifest")
 CLOSE, REPORT = "completion.close", "completion.report"
 
