@@ -46,7 +46,7 @@ def spoilt(make_world: MakeWorld) -> Iterator[World]:
         ),
         (
             "UPDATE migration.id_map SET content_hash = NULL WHERE entity = 'cases' AND legacy_id = '7'",
-            'migration.id_map [cases 7] differs: content_hash: null instead of ',
+            "migration.id_map [cases 7] differs: content_hash: null instead of ",
         ),
         (
             "UPDATE migration.quarantine SET payload = payload || '{\"a\": 1}' WHERE entity = 'cases'",
