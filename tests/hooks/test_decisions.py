@@ -310,8 +310,9 @@ class TestPlans:
 
     def test_an_unknown_run_has_neither_scope_nor_plans(self, target: Target) -> None:
         plans = PlansHook(target.api, "unknown")
-        with pytest.raises(LookupError):
+        with pytest.raises(MigrationError) as caught:
             plans.scope()
+        assert caught.value.code == "RUN_STATE_MISSING"
         with pytest.raises(MigrationError) as caught:
             plans.record("cases", [], source_rows=0, selected=0, gone=0)
         assert caught.value.code == "RUN_LOST"

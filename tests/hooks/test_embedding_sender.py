@@ -332,7 +332,7 @@ class TestProgress:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr("plugins.operators.embed._RHYTHM_SECONDS", 0)
+        monkeypatch.setattr("include.core.progress.RHYTHM_SECONDS", 0)
         caplog.set_level("INFO")
         world.projects(*range(10))
         world.server.poison = {world.text(5): POISON}

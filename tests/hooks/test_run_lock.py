@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
@@ -571,7 +572,9 @@ class TestClearedTasks:
         monkeypatch.setattr(Run, "of", classmethod(lambda _, __: run))
         monkeypatch.setattr(operator, "step", MagicMock(side_effect=AssertionError("did something")))
         before = target.image("migration.runs")
-        assert operator(task_id="cleared", **arguments).execute(MagicMock()) == returned
+        instance = SimpleNamespace(dag_id="dag", map_index=-1, try_number=2)
+        context: Any = {"dag_run": SimpleNamespace(run_id="run"), "ti": instance}
+        assert operator(task_id="cleared", **arguments).execute(context) == returned
         assert (target.image("migration.runs"), holder(target)) == (before, [])
 
 
