@@ -12,6 +12,7 @@ import json
 import pickle
 import sqlite3
 import subprocess
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -566,7 +567,11 @@ class TestTheSearch:
     def test_a_process(self) -> None:
         with subprocess.Popen(["sleep", "30"], env={"NOTE": "Qänäryx"}) as process:  # noqa: S607
             try:
-                assert SEARCH.in_process(process.pid) != []
+                # A new program's environment can be read a moment after it has been started.
+                deadline = time.monotonic() + 10
+                while not (seen := SEARCH.in_process(process.pid)) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                assert seen != []
             finally:
                 process.kill()
 
