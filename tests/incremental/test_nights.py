@@ -154,7 +154,8 @@ def test_a_source_whose_time_went_back_is_not_trusted(world: World) -> None:
         "UPDATE public.patients SET suffix = 'lost' WHERE legacy_patient_id = 5",
         "UPDATE migration.id_map SET content_hash = NULL WHERE entity = 'patients' AND legacy_id = '5'",
     )
-    world.assert_incremental(world.night().raise_errors())
+    # A sample may find it.
+    world.assert_incremental(world.night(samples=0).raise_errors())
     assert world.read(query) == [("lost",)]
     world.target_sql(
         "UPDATE migration.runs SET source_identity = jsonb_set(source_identity, '{next_xid}',"
