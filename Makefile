@@ -12,12 +12,13 @@ TEXT ?= large scan that was shipped
 ENTITY ?= projects
 COUNT ?= 5
 SEEDS ?= 20
+DAG ?= mdw_full_migration
+DB ?= supabase
+SQL ?=
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 PY := .venv/bin/python
-PYTEST := $(PY) -m pytest -o cache_dir=.state/cache/pytest
-WHOLE_RUNS := tests/end_to_end tests/scheduler
 UV := .venv/bin/uv
 INSTALLED := .venv/.installed
 PROVIDER := providers/mdw_supabase
@@ -32,10 +33,10 @@ export PYTHONPATH := $(CURDIR)
 export RUFF_CACHE_DIR := $(CURDIR)/.state/cache/ruff
 export MYPY_CACHE_DIR := $(CURDIR)/.state/cache/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.state/cache/hypothesis
-export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/.state/tmp
+export SQL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo night search test test-crash ui stop clean lock
+.PHONY: help setup demo night search review test test-crash ui run retry change sql stop clean lock
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -51,30 +52,34 @@ night: setup ## Change some rows of the demo's source, then migrate what changed
 	@$(PY) -m local.demo --night --via '$(VIA)' --conf '$(CONF)' --timeout '$(TIMEOUT)'
 
 search: setup ## Find rows of the demo's target by meaning (TEXT="large scan that was shipped", ENTITY=projects, COUNT=5)
-	@$(PY) -m local.search '$(TEXT)' --entity '$(ENTITY)' --count '$(COUNT)'
+	@$(PY) -m local.over_demo plugins.search '$(ENTITY)' '$(TEXT)' --count '$(COUNT)'
+
+review: setup ## Decide on doubtful pairs of the demo (ARGS="list", "confirm 12 34 --by 'Eva Example' --reason 'one address'")
+	@$(PY) -m local.over_demo plugins.review $(or $(ARGS),list)
 
 test: setup ## Check style and types, run all tests, in two processes (ARGS="-k name": some, in one)
-	@mkdir -p .state/tmp .state/logs
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
-ifeq ($(strip $(ARGS)),)
-	@echo "tests of whole runs go beside the others; their output follows behind the others'"
-	@$(PYTEST) $(WHOLE_RUNS) > .state/logs/test-end-to-end.log 2>&1 & runs=$$!; \
-	    trap 'kill $$runs 2>/dev/null' INT TERM; \
-	    $(PYTEST) $(WHOLE_RUNS:%=--ignore=%); rest=$$?; \
-	    wait $$runs; runs=$$?; cat .state/logs/test-end-to-end.log; exit $$((rest > runs ? rest : runs))
-else
-	$(PYTEST) $(ARGS)
-endif
+	@tests/run.sh $(ARGS)
 
 test-crash: setup ## Kill runs at every kind of moment, and break what they stand on (SEEDS=20 kills of each kind)
-	@mkdir -p .state/tmp
-	$(PYTEST) --crash-seeds '$(SEEDS)' $(ARGS) \
-	    tests/end_to_end/test_crashes.py tests/end_to_end/test_faults.py
+	@tests/run.sh --crash-seeds '$(SEEDS)' $(ARGS) tests/end_to_end/test_crashes.py tests/end_to_end/test_faults.py
 
 ui: setup ## Serve Airflow's pages over the demo's databases until Ctrl-C (PORT=8080; VIA as above)
 	@$(PY) -m local.ui --port '$(PORT)' --via '$(VIA)'
+
+run: setup ## Start a run in the Airflow that make ui serves, and wait for its end (DAG=mdw_full_migration, CONF)
+	@$(PY) -m local.runs --timeout '$(TIMEOUT)' trigger '$(DAG)' --conf '$(CONF)'
+
+retry: setup ## Clear the failed tasks of the run that failed last there, and wait for its end
+	@$(PY) -m local.runs --timeout '$(TIMEOUT)' retry
+
+change: setup ## Change some rows of the demo's source, as a day does
+	@$(PY) -m local.changes
+
+sql: setup ## A statement in a database of the demo (DB=supabase|legacy_mdw, SQL="SELECT ...")
+	@$(PY) -m local.sql '$(DB)' "$$SQL"
 
 stop: ## Stop the servers that demo and ui started
 	@if [ -f $(INSTALLED) ] && [ -d .state ]; then $(PY) -m local.stop; fi

@@ -34,7 +34,7 @@ RUNS = (FULL, CHANGED, UNCHANGED)
 SEED = 1
 _PREPARATION, _WHOLE_RUN, _COMMAND = "preparation and the rest", "whole run", "with Airflow's start"
 ROWS = (_PREPARATION, *PHASES, _WHOLE_RUN, _COMMAND)
-_SERVER = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
+SERVER_SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 # Every hundredth row of both tables, but not the same people: a patient is read again for either.
 _CHANGES = (
     b"UPDATE auth_user SET first_name = first_name || 'x' WHERE id %% 100 = %s",
@@ -207,7 +207,7 @@ def main() -> None:
     arguments = parser.parse_args()
     terminate_like_interrupt()
     state, progress = State(arguments.folder.resolve()), Stopwatch()
-    with exclusive(state), EmbeddedPostgres(state.postgres, settings=_SERVER) as server:
+    with exclusive(state), EmbeddedPostgres(state.postgres, settings=SERVER_SETTINGS) as server:
         results = measure(state, server, arguments.rows, arguments.repeat, progress)
     sys.stdout.write(f"\n{table(results)}\n")
 

@@ -7,7 +7,7 @@ import os
 from airflow.sdk import DAG
 
 from plugins import phases
-from plugins.form import form
+from plugins.form import form, manual
 
 MANUAL = """
 ### Incremental migration: what changed in the legacy MDW → Supabase
@@ -27,21 +27,27 @@ with `NO_FULL_RUN`, or loads everything with `allow_initial_full`. The schedule 
 `MIGRATION_SCHEDULE` (cron, UTC; default `0 2 * * *`; `none` for manual runs only). Missed nights are not caught
 up one by one: one run sees all changes. Unpause the DAG to start the schedule.
 
-**Params.** Those of `mdw_full_migration`, with `dry_run` off by default, and:
-
-* `allow_initial_full`: load everything where no full migration was completed yet.
-* `redrive`: retry the rows in quarantine and nothing else, for instance after their data or a mapping was
-  repaired. Every other run retries them too. Rows that only waited for a parent need no retry of their own.
+**Nobody is there at night.** `require_approval` is off, but a night that would merge or delete much waits for a
+person all the same (`approve_merged_above`, `approve_deleted_above`): open *Required Actions* of the run,
+*Approve* or *Reject*. With both at 1 no night ever waits. `MIGRATION_NOTIFY_…` says who is told.
 
 **What the report may say on top.** *The source was restored or failed over*: stored versions are worth nothing
 then, so everything was compared. *A session holds the horizon back*: a transaction has been open for long in
 the source; what it writes is seen by the first run after its commit, and lost by none.
 
-**When a task is red.** The same as in `mdw_full_migration`: see its page. Two codes are likelier here:
+**When a task is red.** The same as in `mdw_full_migration`: see its manual. Two codes are likelier here:
 
 * `TOO_MANY_DELETED` in `preparation.plan.*`: more of an entity's rows are gone than `max_deleted` allows (5 %, and
   more than 50). Nothing was written. Look into the source; if it is right, trigger once with a higher share.
-* `RUN_LOCKED` in `preparation.deploy_target`: another run, full or incremental, is under way. The message names it.
+* `RUN_LOCKED` in `preparation.deploy_target`: another run, full or incremental, is under way or waits for approval.
+  The message names it.
+
+For all others: read the last lines of the log, repair, then *Clear Dag Run* with *Clear only failed tasks*; or let
+the next night do what is missing.
+
+**Params** (default in brackets). `redrive` retries the rows in quarantine and nothing else; every other run retries
+them too, and rows that only waited for a parent need no retry of their own.
+
 """
 
 _NIGHTLY = "0 2 * * *"
@@ -56,7 +62,7 @@ def _schedule() -> str | None:
 with DAG(
     dag_id="mdw_incremental_migration",
     description="What changed in the legacy MDW database since the last run, nightly",
-    doc_md=MANUAL,
+    doc_md=MANUAL + manual("incremental"),
     schedule=_schedule(),
     catchup=False,
     params=form("incremental"),

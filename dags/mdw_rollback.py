@@ -39,8 +39,8 @@ kept in `migration.journal`; it is **health data**.
 * `ROLLBACK_FOREIGN_WRITES`: somebody else has changed rows since. It names entities and numbers.
 * `ROLLBACK_IMPOSSIBLE`: people have undone merges since, or the run is too old.
 * `ROLLBACK_RUN_UNKNOWN`: a mistyped id, or a dry run.
-* `RUN_LOCKED`: the named migration is under way. Wait for its end, then clear the task.
-* `PARAM_INVALID`, `PARAM_UNKNOWN`: trigger again with what the message asks for.
+* `RUN_LOCKED`: the named migration is under way. Wait for its end, then press *Clear Task Instance*.
+* `PARAM_INVALID`, `PARAM_UNKNOWN`: *Trigger* again with what the message asks for.
 * `TARGET_SCHEMA_MISSING`: the target was deployed by another version; a run of the full migration brings it up to date.
 """
 

@@ -27,8 +27,8 @@ again, confirm the pair in the review queue; the next migration does it.
 **When the task is red.** Nothing was written: of several rows all are parted or none. Its last lines say what to do.
 
 * `NOT_MERGED`: the named row is no merged one: the survivor itself, parted before, or a mistyped id.
-* `RUN_LOCKED`: the named migration is under way. Wait for its end, then clear the task.
-* `PARAM_INVALID`, `PARAM_UNKNOWN`: trigger again with what the message asks for.
+* `RUN_LOCKED`: the named migration is under way. Wait for its end, then press *Clear Task Instance*.
+* `PARAM_INVALID`, `PARAM_UNKNOWN`: *Trigger* again with what the message asks for.
 * `TARGET_SCHEMA_MISSING`: the target was deployed by another version; a run of the full migration brings it up to date.
 """
 

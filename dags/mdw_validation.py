@@ -7,14 +7,14 @@ import os
 from airflow.sdk import DAG
 
 from plugins import phases
-from plugins.form import form
+from plugins.form import form, manual
 
 MANUAL = """
 ### Validation: is the target still what the source demands?
 
-Reads the source again, transforms every row anew and compares the target with it, in five levels. Nothing is written
-but the results. Run it whenever you want to know: before cut-over, behind a restore, when somebody says that something
-is missing. The validation phase of every migration runs the same checks.
+Reads the source again, transforms every row anew and compares the target with it, in five levels. Nothing is
+written but the results. Run it whenever you want to know: before cut-over, behind a restore, when somebody says
+that something is missing. The validation phase of every migration runs the same checks.
 
 | Level | Task | Compares |
 |---|---|---|
@@ -29,18 +29,24 @@ is missing. The validation phase of every migration runs the same checks.
 **Before you start.** A full migration was completed. No migration may be under way, and none starts meanwhile: it
 would be told `[RUN_LOCKED]`. The time it takes is about that of reading the source once.
 
-**Params.** `entities`, `enable_ai`, `ai_entities`, `embed_clinical_text`, `verify_files` (all by default here),
-`samples`, `foreign_writes` (`keep`: they are only warned of), `max_retries`, `log_level`, `load_via`; the form
-describes each. `MIGRATION_VALIDATION_SCHEDULE` (cron, UTC; default: none) schedules it.
+`MIGRATION_VALIDATION_SCHEDULE` (cron, UTC; default: none) schedules it.
 
 **What it may find.** Rows of the source that changed since the last migration are no fault: they are counted as
 `content_changed_since`, `keys_arrived` and `keys_left`, as warnings. `content` are rows that differ though nobody
 else wrote them; `foreign_writes` rows that somebody else changed in the target. `migration.differences` lists every
 row and column, without values.
 
-**When a task is red.** `validation.*`: open the report; each failed check has sample keys. To load what differs again
-and nothing else, trigger `mdw_incremental_migration` with `repair`; with `foreign_writes=overwrite` also what somebody
-else changed. `preparation.*`: the last lines of its log say what to do; nothing was compared.
+**When a task is red.** Nothing was changed in the target.
+
+* `validation.*`: open the report (or the run's tab *Migration*); each failed check has sample keys. To load what
+  differs again and nothing else, *Trigger* `mdw_incremental_migration` with `repair`; with `foreign_writes` =
+  overwrite also what somebody else changed. A check that could not look (its log says so): *Clear Task Instance*,
+  with *Downstream*.
+* `preparation.*`: the last lines of its log say what to do; nothing was compared. Repair, then *Trigger* again.
+* `completion.close`: everything was compared; only the report is missing. *Clear Task Instance*.
+
+**Params** (default in brackets). All files are read here, unless `verify_files` says otherwise.
+
 """
 
 
@@ -53,7 +59,7 @@ def _schedule() -> str | None:
 with DAG(
     dag_id="mdw_validation",
     description="Compare the target with the legacy MDW database; nothing is written",
-    doc_md=MANUAL,
+    doc_md=MANUAL + manual("validation"),
     schedule=_schedule(),
     catchup=False,
     params=form("validation"),

@@ -11,9 +11,9 @@ import psycopg
 from psycopg import sql
 
 from include.synthetic.sizes import SourceSize
-from local.environment import PLATFORM_SQL, PROJECT
+from local.environment import PLATFORM_SQL, PROJECT, State
 from local.legacy_source import fill
-from local.postgres import EmbeddedPostgres, run_script
+from local.postgres import EmbeddedPostgres, ServerError, run_script
 
 LEGACY = "legacy_mdw"
 TARGET = "supabase"
@@ -34,6 +34,19 @@ def legacy_dsn(server: EmbeddedPostgres) -> str:
 def target_dsn(server: EmbeddedPostgres) -> str:
     """The target as the project's owner, who on Supabase is no superuser either."""
     return server.dsn(TARGET, role=OWNER)
+
+
+def demo_server(state: State) -> EmbeddedPostgres:
+    """The server of the demo, running.
+
+    Raises:
+        ServerError: there is no demo, or it does not start.
+    """
+    server = EmbeddedPostgres(state.postgres)
+    if not server.folder.exists():
+        raise ServerError("There is no demo yet: make demo")
+    server.start()
+    return server
 
 
 def prepare(

@@ -238,7 +238,7 @@ def demo(
         return show_result(state, code, log, since)
 
 
-def _conf(text: str) -> dict[str, Any]:
+def conf_argument(text: str) -> dict[str, Any]:
     """The run's parameters from the command line."""
     try:
         given = json.loads(text or "{}")
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patients", type=patients_argument, default=DEFAULT_PATIENTS)
     parser.add_argument("--night", action="store_true", help="change some rows, then migrate what changed")
     parser.add_argument("--via", choices=WAYS, default=POSTGRES, help="what Airflow knows of the target")
-    parser.add_argument("--conf", type=_conf, default={}, help="parameters of the run, JSON")
+    parser.add_argument("--conf", type=conf_argument, default={}, help="parameters of the run, JSON")
     parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT, help="seconds")
     options = parser.parse_args(arguments)
     terminate_like_interrupt()

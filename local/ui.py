@@ -19,6 +19,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,9 +53,32 @@ PARTS: Mapping[str, Sequence[str]] = {
 _REPORTED = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 
+@dataclass(frozen=True)
+class Login:
+    """Where the pages are, and who may see them."""
+
+    address: str
+    user: str
+    password: str = field(repr=False)
+
+
+def served_login(state: State) -> Login:
+    """That of the pages which are served now.
+
+    Raises:
+        CommandError: none are.
+    """
+    try:
+        address = _address_file(state).read_text()
+        password = json.loads(_passwords_file(state).read_text())[USER]
+    except FileNotFoundError:
+        raise CommandError("Airflow's pages are not served: make ui, in another terminal.") from None
+    return Login(address, USER, password)
+
+
 def login_settings(state: State, port: int) -> tuple[dict[str, str], str]:
     """Airflow's settings for a page on loopback with one user, and that user's password (kept, 0600)."""
-    file = state.airflow / "passwords.json"
+    file = _passwords_file(state)
     if not file.exists():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
             json.dump({USER: secrets.token_urlsafe(12)}, handle)
@@ -137,10 +161,22 @@ def ui(state: State, *, preferred_port: int, patients: int | None, via: str = PO
                     raise CommandError(f"Not healthy after {START_SECONDS:.0f} s: {parts}; see {state.logs}.")
                 time.sleep(_POLL_SECONDS)
             progress("Airflow: ready")
+            _address_file(state).write_text(address)
             show(f"\n  {address}/dags/{DAG_ID}\n  user {USER}, password {password}\n\nCtrl-C stops it.")
-            while True:
-                check_alive(state, processes)
-                time.sleep(_POLL_SECONDS)
+            try:
+                while True:
+                    check_alive(state, processes)
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                _address_file(state).unlink()
+
+
+def _address_file(state: State) -> Path:
+    return state.airflow / "address"
+
+
+def _passwords_file(state: State) -> Path:
+    return state.airflow / "passwords.json"
 
 
 def _log(state: State, part: str) -> Path:

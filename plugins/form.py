@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -34,14 +35,31 @@ def form(kind: str) -> dict[str, Param]:
             schema |= {"items": {"enum": [*param.choices]}, "examples": [*param.choices]}
         elif param.choices:
             schema["enum"] = [*param.choices]
+        told: dict[str, Any] = {"title": param.title, "description": param.description}
+        if param.section:
+            told["section"] = param.section
+        if param.labels:
+            told["values_display"] = dict(zip(param.choices, param.labels, strict=True))
         if kind != "full" and not fits(param):
             # Airflow refuses to parse a scheduled DAG whose defaults do not fit; preparation says what is wrong.
-            fields[param.name] = Param(param.default, title=param.title, description=param.description)
+            fields[param.name] = Param(param.default, **told)
             continue
-        fields[param.name] = Param(
-            param.default, type=param.kind, title=param.title, description=param.description, **schema
-        )
+        fields[param.name] = Param(param.default, type=param.kind, **told, **schema)
     return fields
+
+
+def manual(kind: str) -> str:
+    """The params of a DAG as Markdown for its manual, grouped like the form.
+
+    Args:
+        kind: as of :func:`form`.
+    """
+    sections: dict[str, list[str]] = {}
+    for param in params(ENTITIES, kind=kind, environment=os.environ, embedded=EMBEDDED):
+        told = " ".join([param.description, *(f"*{label}*." for label in param.labels)])
+        line = f"* `{param.name}` (`{json.dumps(param.default)}`): {told}"
+        sections.setdefault(param.section or "Essential", []).append(line)
+    return "\n\n".join("\n".join([f"*{title}*", "", *lines]) for title, lines in sections.items())
 
 
 def checked(values: Mapping[str, Any], fields: Mapping[str, Param]) -> dict[str, Any]:

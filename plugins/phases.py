@@ -14,6 +14,7 @@ from airflow.sdk import TaskGroup, chain
 
 from include.core.spec import Entity
 from include.entities import ENTITIES
+from plugins.operators.approve import ApproveOperator, ExpectOperator
 from plugins.operators.compare_target import CompareTargetOperator
 from plugins.operators.deduplicate import (
     ComparePairsOperator,
@@ -23,6 +24,7 @@ from plugins.operators.deduplicate import (
 )
 from plugins.operators.delete import DeleteOperator
 from plugins.operators.embed import BuildIndexOperator, EmbedOperator
+from plugins.operators.estimate import EstimateOperator
 from plugins.operators.extract import ExtractOperator
 from plugins.operators.files import (
     CheckFilesOperator,
@@ -57,6 +59,11 @@ from plugins.operators.validate import (
 _POOL = "MIGRATION_EMBEDDING_POOL"
 """Names the Airflow pool of the tasks that send texts; it must exist, for a task of a pool that does not never runs."""
 _LABEL = "{{ task.partition['label'] }}"
+_NESTED = {
+    "phase_2a_projects": "2A: projects, which have the 3D files",
+    "phase_2b_states": "2B: states of cases, and what is reckoned from them",
+    "phase_2c_templates": "2C: workflow templates, their tasks, and how they were worked on",
+}
 Mapped = dict[str, Any]
 """Entity → its mapped task."""
 
@@ -72,6 +79,7 @@ def migration() -> None:
         extracting,
         transforming,
         deduplication(transformed),
+        approval(),
         loading_group,
         ai_enhancement(transformed, loading_group),
         validation(),
@@ -83,8 +91,12 @@ def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
     """Parameters, source, target, run, plan; returns the group, the first task and the plans."""
     with TaskGroup("preparation", tooltip="Know that all is right before anything is written") as group:
         first = CheckSettingsOperator(task_id="check_settings")
-        with TaskGroup("plan", tooltip="Cut every entity into partitions") as planning:
-            plans = {name: PlanOperator(task_id=name, entity=name) for name in ENTITIES}
+        opened = OpenRunOperator(task_id="open_run")
+        with TaskGroup("plan", tooltip="What is to be read of each entity, cut into partitions") as planning:
+            plans = {
+                name: PlanOperator(task_id=name, entity=name, most_partitions=opened.output)
+                for name in ENTITIES
+            }
         chain(
             first,
             # What follows a setup task must wait for its success, says Airflow.
@@ -92,9 +104,10 @@ def preparation() -> tuple[TaskGroup, CheckSettingsOperator, Mapped]:
             CheckSourceOperator(task_id="check_source"),
             CheckFilesOperator(task_id="check_files", entity="projects"),
             DeployTargetOperator(task_id="deploy_target"),
-            OpenRunOperator(task_id="open_run"),
+            opened,
             CompareTargetOperator(task_id="compare_target"),
             planning,
+            EstimateOperator(task_id="estimate"),
         )
     return group, first, plans
 
@@ -128,7 +141,7 @@ def _nested(entity: Entity, groups: dict[str, TaskGroup]) -> AbstractContextMana
     if not entity.group:
         return nullcontext()
     if entity.group not in groups:
-        groups[entity.group] = TaskGroup(entity.group)
+        groups[entity.group] = TaskGroup(entity.group, tooltip=_NESTED[entity.group])
     return groups[entity.group]
 
 
@@ -154,6 +167,14 @@ def _deduplicate(entity: str, transformed: Mapped) -> None:
     )
     compared = _mapped(ComparePairsOperator, entity, {entity: plan}, task_id=f"{entity}_compare")
     DeduplicateOperator(task_id=entity, entity=entity, shares=plan.output, compared=compared.output)
+
+
+def approval() -> TaskGroup:
+    """What loading will do; where that is wanted or much, a person must approve it."""
+    with TaskGroup("approval", tooltip="What loading will do, and whether a person approves it") as group:
+        numbers = ExpectOperator(task_id="numbers")
+        ApproveOperator(task_id="gate", numbers=numbers.output)
+    return group
 
 
 def loading(transformed: Mapped) -> TaskGroup:

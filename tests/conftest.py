@@ -40,7 +40,7 @@ NOT_TESTED = "NOT TESTED: "
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How many crashes to make at each point."""
-    parser.addoption("--crash-seeds", type=int, default=3, help="crashes at each point of a run (default: 3)")
+    parser.addoption("--crash-seeds", type=int, default=2, help="crashes at each point of a run (default: 2)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 # Rows of a partition: large enough that a mapped task works for seconds, small enough to share among workers.
 PARTITION_ROWS = 250_000
-# Mapped instances of one entity; more would drown the graph without helping any scheduler.
+# Partitions of one entity, and of all together: each is read, transformed and loaded by mapped instances of its own,
+# and more than 200 in a run would drown the graph without helping any scheduler.
 MOST_PARTITIONS = 24
+MOST_PARTITIONS_OF_RUN = 36
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,29 @@ class Partition:
         return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
 
-def partition_rows(rows: int, batch_size: int, at_least: int = PARTITION_ROWS) -> int:
-    """How many rows a partition of a table of ``rows`` rows should hold: whole batches, few partitions."""
-    wanted = max(at_least, -(-rows // MOST_PARTITIONS))
+def most_partitions(sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many partitions each entity may have, so that the largest ones of a run are as small as they can be.
+
+    Args:
+        sizes: of the entities' tables, in any one unit; 0 where that is unknown.
+    """
+    most = dict.fromkeys(sizes, 1)
+    for _ in range(MOST_PARTITIONS_OF_RUN - len(sizes)):
+        divisible = [name for name in sizes if most[name] < MOST_PARTITIONS]
+        if divisible:
+            most[max(divisible, key=lambda name: (sizes[name] + 1) / most[name])] += 1
+    return most
+
+
+def partition_rows(
+    rows: int, batch_size: int, at_least: int = PARTITION_ROWS, most: int = MOST_PARTITIONS
+) -> int:
+    """How many rows a partition of a table of ``rows`` rows should hold: whole batches, few partitions.
+
+    Args:
+        most: partitions that the table may have.
+    """
+    wanted = max(at_least, -(-rows // most))
     return -(-wanted // batch_size) * batch_size
 
 

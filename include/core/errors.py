@@ -249,7 +249,8 @@ def _of_runs() -> Iterable[ErrorKind]:
         "RUN_LOCKED",
         config,
         "Another run is migrating into this target, and only one may at a time.",
-        "Wait for the named run to end, then trigger again. If it is dead, mark it as failed in the Airflow that "
+        "Wait for the named run to end, then trigger again. If it waits for approval, answer it there (Required "
+        "Actions, docs/approval.md). If it is dead, mark it as failed in the Airflow that "
         "started it: the next run there then takes the lock over at once, any other one when it has given no sign "
         "of life for MIGRATION_LOCK_GRACE_SECONDS.",
     )
@@ -321,7 +322,8 @@ def _of_runs() -> Iterable[ErrorKind]:
         "TOO_MANY_REJECTED",
         data,
         "A larger share of an entity's rows was rejected than max_rejected allows.",
-        "Look at migration.quarantine for the codes; repair the cause, or raise max_rejected.",
+        "Look at migration.quarantine for the codes; repair the cause, or raise max_rejected; then trigger a new run,"
+        " which tries the rows in quarantine again. A cleared task would not: its batch is done.",
     )
     yield ErrorKind(
         "TOO_MANY_DELETED",
@@ -420,8 +422,16 @@ def _of_review() -> Iterable[ErrorKind]:
     yield ErrorKind(
         "REVIEW_PAIR_CHANGED",
         data,
-        "A row of a pair changed since the file was written, so the decision is about something else; none was kept.",
-        "Export again and look at the named pairs anew; the other lines can be copied over.",
+        "A pair changed since it was shown, on the page or in a file, so the decision is about something else; "
+        "none was kept.",
+        "Look at the named pairs anew: the page shows them as they are now, a file is to be exported again (the other "
+        "lines can be copied over).",
+    )
+    yield ErrorKind(
+        "REVIEW_NOTHING_TO_UNDO",
+        data,
+        "The last decision on this pair is somebody else's, or is undone already; nothing was changed.",
+        "Look at the pair, and decide it anew where that is wanted.",
     )
     yield ErrorKind(
         "REVIEW_FILE_INVALID",
@@ -598,9 +608,45 @@ def _of_faults() -> Iterable[ErrorKind]:
     )
 
 
+def _of_approval() -> Iterable[ErrorKind]:
+    config = Category.CONFIGURATION
+    yield ErrorKind(
+        "APPROVAL_REJECTED",
+        config,
+        "Who was asked to approve what loading would do has rejected it; nothing was written to the business tables.",
+        "Ask the person named in the message for the reason, correct source, mapping or parameters, and trigger a new "
+        "run. To ask again for the same, clear `approval.gate`; nothing before it is done again.",
+    )
+    yield ErrorKind(
+        "APPROVAL_TIMED_OUT",
+        config,
+        "Nobody answered in time whether the run may load; nothing was written to the business tables.",
+        "Trigger a new run, which reads the source as it is now; or clear `approval.gate` to be asked again. "
+        "MIGRATION_APPROVAL_DAYS says how long a run waits.",
+    )
+    yield ErrorKind(
+        "APPROVAL_UNATTENDED",
+        config,
+        "The run must be approved by a person, but `airflow dags test` has nobody to ask; nothing was written to the "
+        "business tables.",
+        "Look at the numbers in the log of `approval.numbers`. Then repeat the run with MIGRATION_APPROVE=yes in the "
+        "environment, which approves them, or =wait, where an Airflow over the same metadata database serves the pages "
+        "to answer in. Otherwise trigger the run there.",
+    )
+
+
 REGISTRY: dict[str, ErrorKind] = {
     kind.code: kind
-    for kinds in (_of_systems, _of_runs, _of_rollback, _of_preflight, _of_review, _of_services, _of_faults)
+    for kinds in (
+        _of_systems,
+        _of_runs,
+        _of_rollback,
+        _of_preflight,
+        _of_review,
+        _of_approval,
+        _of_services,
+        _of_faults,
+    )
     for kind in kinds()
 }
 

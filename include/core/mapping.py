@@ -21,18 +21,10 @@ from include.core.errors import MigrationError
 _INCLUDE = Path(__file__).parent.parent
 # Core files that have no part in what a row becomes.
 _NO_RULES = {
-    *(
-        "coverage.py",
-        "drift.py",
-        "errors.py",
-        "fingerprint.py",
-        "notes.py",
-        "preflight.py",
-        "progress.py",
-        "report.py",
-        "report_ai.py",
-    ),
-    *("report_samples.py", "run_estimate.py", "samples.py", "settings.py", "tracking.py"),
+    *("approval.py", "coverage.py", "drift.py", "errors.py", "fingerprint.py", "messages.py", "notes.py"),
+    *("preflight.py", "progress.py", "run_estimate.py", "run_progress.py", "samples.py", "settings.py"),
+    *("report.py", "report_ai.py", "report_chart.py", "report_estimate.py", "report_html.py"),
+    *("report_samples.py", "report_tables.py", "report_text.py", "tracking.py"),
 }
 _SHIPPED = _INCLUDE / "mappings" / "codes.toml"
 

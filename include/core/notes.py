@@ -141,6 +141,18 @@ _KINDS = (
         subject="entity",
     ),
     NoteKind(
+        "approved",
+        "info",
+        "{by} approved at {at} what loading was to do: {new:,} new rows, {known:,} known ones, {merged:,} merges,"
+        " {deleted:,} deletions (plan {plan}).",
+    ),
+    NoteKind(
+        "approval_rejected",
+        "warn",
+        "{by} rejected at {at} what loading was to do: {new:,} new rows, {known:,} known ones, {merged:,} merges,"
+        " {deleted:,} deletions (plan {plan}).",
+    ),
+    NoteKind(
         "files_not_copied",
         "info",
         "No file was looked at, because {reason}: the manifest lists {files:,}, of which {verified:,} are in Storage.",

@@ -75,6 +75,12 @@ def _of_settings() -> Iterable[CheckKind]:
         "without a source or a way into the target nothing can run; files need `supabase`",
         "set the connection or the variables that are named",
     )
+    yield CheckKind(
+        "settings.notifications",
+        "whether Slack or mail is configured, and whether those connections exist; nothing is sent",
+        "nobody would hear of a run that fails",
+        "correct the variable, or create the connection, as [operating.md](operating.md#notifications) says",
+    )
 
 
 def _of_source_server() -> Iterable[CheckKind]:

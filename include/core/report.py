@@ -1,19 +1,21 @@
-"""The report of a run, made from tracked facts alone: one dictionary, and three ways to write it.
+"""The report of a run as one dictionary, made from tracked facts alone; report_text.py and report_html.py write it.
 
 It holds counts, codes, legacy ids and settings, never a value of a row.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from include.core import coverage, report_ai, report_samples
+from include.core.errors import REGISTRY
+from include.core.findings import FINDINGS
 from include.core.notes import Note
+from include.core.report_estimate import against_reality, span
+from include.core.report_tables import ERROR_COLUMNS, FATES
 
-FATES = ("inserted", "updated", "unchanged", "merged", "rejected", "skipped")
 PHASES = (
     "extraction",
     "transformation",
@@ -23,10 +25,7 @@ PHASES = (
     "ai_enhancement",
     "validation",
 )
-_ENTITY_COLUMNS = ("entity", "source_rows", "read", *FATES, "followed", "deleted", "seconds")
-_LEVEL_COLUMNS = ("level", "name", "checks", "passed", "failed", "warned")
 _FOREIGN = "What somebody else changed stops it, unless foreign_writes is overwrite or keep."
-_ERROR_COLUMNS = ("task", "code", "detail", "where", "next_step")
 _MOST_LISTED = 50
 
 
@@ -46,6 +45,10 @@ def build(
     samples: Sequence[Mapping[str, Any]] = (),
     errors: Sequence[Mapping[str, Any]] = (),
     audit: Mapping[str, Any] | None = None,
+    estimate: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    platform: Mapping[str, str] | None = None,
+    run_id: str | None = None,
 ) -> dict[str, Any]:
     """Put the report together.
 
@@ -59,23 +62,31 @@ def build(
         samples: see :func:`report_samples.samples`.
         errors: lines of the run's log of errors: task, code, detail, where, next_step.
         audit: how many entries of the audit trail are sealed, and the head of their chain.
+        estimate: see :func:`report_estimate.against_reality`.
+        defaults: of the parameters, so that others can be told from them.
+        platform: versions of what the run worked with: airflow, python, target.
+        run_id: of a run that was never opened.
     """
     loaded = {batch["entity"] for batch in batches if batch["phase"] == "loading"}
     entities = [_entity(name, batches, source_rows or {}) for name in order if name in loaded]
     failed_checks = [dict(c) for c in checks if not c["passed"] and c["severity"] == "fail"]
     succeeded = run is not None and not failed_tasks
-    return {
-        "run_id": run["run_id"] if run else None,
+    seconds = round((now - run["started_at"]).total_seconds(), 1) if run else None
+    told = [dict(zip(("entity", "kind", "code", "rows"), row, strict=True)) for row in findings]
+    failures = _distinct(_error(line) for line in errors if "code" in line)[:_MOST_LISTED]
+    report = {
+        "run_id": run["run_id"] if run else run_id,
         "mode": _mode(run),
         "type": run["type"] if run else None,
         "status": "completed" if succeeded else "failed",
         "started_at": run["started_at"] if run else None,
-        "seconds": round((now - run["started_at"]).total_seconds(), 1) if run else None,
+        "seconds": seconds,
         "failed_tasks": list(failed_tasks),
-        "next_steps": _next_steps(run, failed_tasks, failed_checks),
+        "next_steps": _next_steps(run, failed_tasks, failed_checks, failures, _waiting(notes, told)),
         "notes": _notes(notes),
         "entities": entities,
-        "phases": [_phase(name, batches) for name in PHASES if any(b["phase"] == name for b in batches)],
+        "phases": [_phase(name, batches, run) for name in PHASES if any(b["phase"] == name for b in batches)],
+        "estimate": against_reality(estimate, batches, seconds),
         "checks": {
             "passed": sum(bool(c["passed"]) for c in checks),
             "failed": len(failed_checks),
@@ -84,16 +95,53 @@ def build(
             "not_passed": [dict(c) for c in checks if not c["passed"]],
             "not_covered": coverage.not_covered(run, order, embedded) if run and checks else [],
         },
-        "findings": [dict(zip(("entity", "kind", "code", "rows"), row, strict=True)) for row in findings],
+        "findings": told,
+        "meanings": _meanings(str(line["code"]) for line in (*failures, *told)),
         "embeddings": report_ai.embeddings(
             embeddings or {}, run["parameters"].get("ai_budget") if run else None
         ),
         "samples": report_samples.samples(samples),
-        "errors": [_error(line) for line in errors if "code" in line][:_MOST_LISTED],
+        "errors": failures,
         "audit": dict(audit or {}),
         "parameters": run["parameters"] if run else {},
-        "versions": {"mapping": run["mapping_version"], "code": run["code_version"]} if run else {},
+        "changed_parameters": _changed(run["parameters"] if run else {}, defaults or {}),
+        "versions": _versions(run, platform or {}),
     }
+    return {"headline": headline(report), **report}
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that are not as they would be if nobody had said anything → their defaults."""
+    plain = {name: [*value] if isinstance(value, tuple) else value for name, value in defaults.items()}
+    return {name: plain[name] for name, value in values.items() if name in plain and value != plain[name]}
+
+
+def _versions(run: Mapping[str, Any] | None, platform: Mapping[str, str]) -> dict[str, Any]:
+    own = {name: run.get(f"{name}_version") for name in ("mapping", "rules", "code")} if run else {}
+    return {**{name: version for name, version in own.items() if version}, **platform}
+
+
+def _meanings(codes: Iterable[str]) -> list[dict[str, str]]:
+    """What codes stand for and what to do about them, from the registries; each code once."""
+    known = []
+    for code in dict.fromkeys(codes):
+        if code in FINDINGS:
+            found = FINDINGS[code]
+            known.append({"code": code, "meaning": found.reason, "what_to_do": found.how_to_fix})
+        elif code in REGISTRY:
+            kind = REGISTRY[code]
+            known.append({"code": code, "meaning": kind.meaning, "what_to_do": kind.next_step})
+    return known
+
+
+def _distinct(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each once: what was tried several times failed several times."""
+    return list({tuple(line.values()): line for line in lines}.values())
+
+
+def _error(line: Mapping[str, Any]) -> dict[str, Any]:
+    where = ", ".join(f"{name}={value}" for name, value in line.get("where", {}).items())
+    return {**{name: line.get(name, "") for name in ERROR_COLUMNS}, "where": where}
 
 
 def _mode(run: Mapping[str, Any] | None) -> str:
@@ -133,33 +181,44 @@ def _entity(
     }
 
 
-def _phase(name: str, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _phase(name: str, batches: Sequence[Mapping[str, Any]], run: Mapping[str, Any] | None) -> dict[str, Any]:
     mine = [batch for batch in batches if batch["phase"] == name]
     rows = sum(batch["extracted"] for batch in mine)
-    wall = _wall_seconds(mine)
+    began, ended = span(mine)
+    wall = ended - began
+    opened = run["started_at"].timestamp() if run else None
     return {
         "phase": name,
         "batches": len(mine),
         "rows": rows,
         "work_seconds": round(sum(batch["seconds"] or 0 for batch in mine), 3),
         "wall_seconds": round(wall, 3),
+        "begins_seconds": None if opened is None else round(max(0.0, began - opened), 3),
+        "ends_seconds": None if opened is None else round(max(0.0, ended - opened), 3),
         "rows_per_second": round(rows / wall) if wall else None,
         "peak_memory_mb": max((round(b["memory_mb"]) for b in mine if b["memory_mb"]), default=None),
     }
 
 
-def _wall_seconds(batches: Sequence[Mapping[str, Any]]) -> float:
-    """From the start of the first batch to the end of the last."""
-    ends: list[float] = [batch["recorded_at"].timestamp() for batch in batches]
-    starts = [end - (batch["seconds"] or 0) for end, batch in zip(ends, batches, strict=True)]
-    return max(ends) - min(starts)
+def waiting_pairs(notes: Iterable[Note]) -> int:
+    """Pairs that somebody has to decide on; a dry run only lists them."""
+    found = (note.facts for note in notes if note.code == "duplicates_found")
+    return sum(facts["pending"] + facts["again"] for facts in found)
 
 
 def _next_steps(
-    run: Mapping[str, Any] | None, failed_tasks: Sequence[str], failed_checks: Sequence[Mapping[str, Any]]
+    run: Mapping[str, Any] | None,
+    failed_tasks: Sequence[str],
+    failed_checks: Sequence[Mapping[str, Any]],
+    errors: Sequence[Mapping[str, Any]],
+    waiting: tuple[int, int],
 ) -> list[str]:
+    # The latest: what failed before it may have been mended, and its task cleared.
+    causes = [f"[{line['code']}] {line['next_step']}" for line in errors if line["code"] != "RUN_STOPPED"][
+        -1:
+    ]
     if run is None:
-        return ["Nothing was read or written. The first failed task's log ends with what to do."]
+        return ["Nothing was read or written. The first failed task's log ends with what to do.", *causes]
     if failed_checks:
         return [
             "Look at the failed checks below. migration.differences names every row and column that differs.",
@@ -169,170 +228,42 @@ def _next_steps(
     if failed_tasks:
         return [
             f"Open the log of {failed_tasks[0]}: its last lines say what to do.",
+            *causes,
             "Then clear only the failed tasks of this run: finished batches are not done again. Or trigger a new run.",
         ]
     if run["type"] == "validation":
         return ["Nothing: the target is what the source demands, as far as was looked (see what was not)."]
     if run["dry_run"]:
         return ["Nothing was written to the business tables. Trigger again with dry_run off to do it."]
-    return ["Look at the rows in quarantine, if any; the next run retries them by itself."]
+    return _after_success(*waiting)
+
+
+def _waiting(notes: Iterable[Note], findings: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """Pairs that wait for a decision, and rows in quarantine."""
+    return waiting_pairs(notes), sum(line["rows"] for line in findings if line["kind"] == "quarantine")
+
+
+def _after_success(pairs: int, rows: int) -> list[str]:
+    steps = (
+        [f"Decide on {pairs:,} doubtful pairs of patients: docs/reviewing-duplicates.md."] if pairs else []
+    )
+    if rows:
+        steps.append(f"Look at the {rows:,} rows in quarantine; the next run retries them by itself.")
+    return steps or ["Nothing has to be done: no row is in quarantine, no pair waits for a decision."]
 
 
 def headline(report: Mapping[str, Any]) -> str:
     """One line: what kind of run, how it ended."""
+    mode = f"{report['mode'].upper()} {report['status']}"
+    if report["type"] is None:
+        return f"{mode} before it was opened: nothing was read or written"
     rows, read = (sum(entity[name] for entity in report["entities"]) for name in ("source_rows", "read"))
     part = f"{read:,} of " if report["type"] == "incremental" else ""
     checks = report["checks"]
-    took = "" if report["seconds"] is None else f" in {report['seconds']:,.0f} s"
     passed = f"{checks['passed']} of {checks['passed'] + checks['failed'] + checks['warned']} checks passed"
     moved = (
-        f"{part}{rows:,} rows of {len(report['entities'])} entities" if report["mode"] != "validation" else ""
+        f": {part}{rows:,} rows of {len(report['entities'])} entities"
+        if report["mode"] != "validation"
+        else ""
     )
-    return (
-        f"{report['mode'].upper()} {report['status']}{': ' if moved else ''}{moved}{took}, {passed},"
-        f" {checks['failed']} failed"
-    )
-
-
-def as_text(report: Mapping[str, Any]) -> str:
-    """The summary for a terminal."""
-    columns = (*_ENTITY_COLUMNS, "rows_per_second")
-    lines = [headline(report), ""]
-    if report["notes"]:
-        lines += ["Notes", *(f"  {note['severity']}: {note['text']}" for note in report["notes"]), ""]
-    lines += _table(columns, report["entities"])
-    phase_columns = ("phase", "batches", "rows", "wall_seconds", "rows_per_second", "peak_memory_mb")
-    lines += ["", *_table(phase_columns, report["phases"])]
-    if report["findings"]:
-        lines += ["", *_table(("entity", "kind", "code", "rows"), report["findings"][:_MOST_LISTED])]
-    for check in report["checks"]["not_passed"]:
-        lines.append(
-            f"check {check['name']} of {check['entity']} ({check['severity']}): expected {check['expected']},"
-            f" found {check['found']}, e.g. {', '.join(check['sample_keys']) or 'none'}"
-        )
-    if report["checks"]["not_covered"]:
-        lines += ["", *_table(_LEVEL_COLUMNS, report["checks"]["levels"])]
-        lines += ["", "Not looked at:", *(f"  {sentence}" for sentence in report["checks"]["not_covered"])]
-    if report["embeddings"]["entities"]:
-        lines += ["", *_table(report_ai.COLUMNS, report["embeddings"]["entities"]), report_ai.spent(report)]
-    lines += ["", report_ai.what_left(report)]
-    if report["samples"]["summary"]:
-        lines += ["", "Samples", *_table(report_samples.SUMMARY_COLUMNS, report["samples"]["summary"])]
-    if report["samples"]["differences"]:
-        lines += ["", *_table(report_samples.COLUMNS, report["samples"]["differences"])]
-    lines += ["", _sealed(report)] if report["audit"] else []
-    if report["failed_tasks"]:
-        lines += ["", f"failed tasks: {', '.join(report['failed_tasks'])}"]
-    for error in report["errors"]:
-        where = f" ({error['where']})" if error["where"] else ""
-        lines.append(f"  {error['task']}: [{error['code']}] {error['detail']}{where}")
-    return "\n".join([*lines, "", *(f"next: {step}" for step in report["next_steps"]), ""])
-
-
-def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    cells = [[_title(column) for column in columns], *([_cell(row[c]) for c in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    numeric = [all(not isinstance(row[c], str) for row in rows) for c in columns]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-
-
-def _title(column: str) -> str:
-    return {"rows_per_second": "rows/s", "source_rows": "source", "peak_memory_mb": "peak MB"}.get(
-        column, column.replace("_", " ")
-    )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def as_html(report: Mapping[str, Any]) -> str:
-    """A page of its own, printable, every value escaped."""
-    failed = report["status"] != "completed"
-    steps = "".join(f"<li>{html.escape(step)}</li>" for step in report["next_steps"])
-    parts = [
-        f"<h1 class='{'failed' if failed else 'ok'}'>{html.escape(headline(report))}</h1>",
-        f"<p>Run {html.escape(str(report['run_id']))}, started {html.escape(str(report['started_at']))}</p>",
-        f"<h2>What to do next</h2><ul>{steps}</ul>",
-        _html_table("Notes", ("severity", "text"), report["notes"]),
-        _html_table(
-            "Rows and their fates",
-            _ENTITY_COLUMNS,
-            report["entities"],
-        ),
-        _html_table(
-            "Phases",
-            ("phase", "batches", "rows", "wall_seconds", "rows_per_second", "peak_memory_mb"),
-            report["phases"],
-        ),
-        _html_table(
-            "Checks that did not pass",
-            ("entity", "name", "severity", "expected", "found", "sample_keys"),
-            report["checks"]["not_passed"],
-        ),
-        _html_table("Checks by level", _LEVEL_COLUMNS, report["checks"]["levels"]),
-        _html_list("What was not looked at", report["checks"]["not_covered"]),
-        _html_table("Errors", _ERROR_COLUMNS, report["errors"]),
-        _html_table("Samples", report_samples.SUMMARY_COLUMNS, report["samples"]["summary"]),
-        _html_table("Samples, column by column", report_samples.COLUMNS, report["samples"]["columns"]),
-        _html_table("Quarantine and findings", ("entity", "kind", "code", "rows"), report["findings"]),
-        _html_table("Embeddings", report_ai.COLUMNS, report["embeddings"]["entities"]),
-        f"<p>{html.escape(' '.join(filter(None, (report_ai.spent(report), report_ai.what_left(report)))))}</p>",
-        f"<p>{html.escape(_sealed(report))}</p>",
-        _html_table("Parameters", ("name", "value"), _pairs(report["parameters"])),
-        _html_table("Versions", ("name", "value"), _pairs(report["versions"])),
-    ]
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Migration report</title><style>"
-        "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
-        "table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;"
-        "text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}"
-        "h1.ok{color:#12632b}h1.failed{color:#a3160d}</style></head><body>"
-        f"{''.join(parts)}</body></html>"
-    )
-
-
-def _html_list(title: str, sentences: Sequence[str]) -> str:
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    return f"<h2>{html.escape(title)}</h2><ul>{items or '<li>Nothing was looked at.</li>'}</ul>"
-
-
-def _error(line: Mapping[str, Any]) -> dict[str, Any]:
-    where = ", ".join(f"{name}={value}" for name, value in line.get("where", {}).items())
-    return {**{name: line.get(name, "") for name in _ERROR_COLUMNS}, "where": where}
-
-
-def _sealed(report: Mapping[str, Any]) -> str:
-    audit = report["audit"]
-    return f"Audit trail: {audit['sealed']:,} entries sealed, head {audit['head']}" if audit else ""
-
-
-def _pairs(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": str(value)} for name, value in values.items()]
-
-
-def _html_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return f"<h2>{html.escape(title)}</h2><p>None.</p>"
-    head = "".join(f"<th class='{_align(rows, c)}'>{html.escape(_title(c))}</th>" for c in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td class='{_align(rows, c)}'>{html.escape(_cell(row[c]))}</td>" for c in columns)
-        + "</tr>"
-        for row in rows
-    )
-    return f"<h2>{html.escape(title)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _align(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    return "n" if isinstance(rows[0][column], int | float) else ""
+    return f"{mode}{moved} in {report['seconds']:,.0f} s, {passed}, {checks['failed']} failed"

@@ -99,13 +99,17 @@ def joined(*parts: str | Rule) -> Rule:
 
 
 def json_column(source: str, column: str) -> Rule:
-    """JSON kept as text in the source; empty → NULL; malformed → NULL and a finding (see raw_json)."""
+    """JSON kept as text in the source; empty → NULL; malformed → NULL and a finding (see raw_json).
+
+    JSON's own ``null`` says as little as NULL, and is stored as such: PostgreSQL's functions that make rows of JSON
+    cannot tell them apart.
+    """
 
     def rule(batch: Batch) -> pa.Array:
         texts = batch.text(source)
         values = batch.json(source)
         batch.note(_malformed(texts, values), "json_malformed", column)
-        return values
+        return pc.if_else(pc.equal(values, "null"), pa.scalar(None, pa.string()), values)
 
     return rule
 

@@ -15,6 +15,13 @@ from typing import Any
 from include.core.errors import MigrationError
 
 _MOST_SHOWN = 5
+MOST_MATCH_SHARES = 24
+# Sections of the form, folded until somebody opens them.
+LIMITS = "Limits: when the run asks or stops"
+DUPLICATES = "Duplicate patients"
+EMBEDDINGS = "Embeddings"
+PROOF = "Proof and repair"
+TECHNICAL = "Technical"
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class Param:
     Attributes:
         kind: JSON type: boolean, integer, number, string or array (of names).
         variable: environment variable that supplies the default.
+        labels: of the choices, as the form shows them; none where they speak for themselves.
+        section: of the form; empty for the essential ones, which it shows unfolded.
         kinds: of runs that take it.
     """
 
@@ -36,6 +45,8 @@ class Param:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    section: str = ""
     kinds: tuple[str, ...] = ("full", "incremental")
 
 
@@ -50,6 +61,9 @@ class Settings:
     max_retries: int
     max_rejected: float
     max_deleted: float
+    require_approval: bool
+    approve_merged_above: float
+    approve_deleted_above: float
     merge_at: float
     review_at: float
     match_shares: int
@@ -105,7 +119,8 @@ def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str
             "boolean",
             kind != "incremental",
             "Dry run",
-            "Run everything up to loading and predict every count exactly, writing nothing to the business tables.",
+            "On: everything is read, transformed, compared and merged, then rolled back. The report predicts every"
+            " count exactly, and no business table is written. Off: the rows are loaded.",
         ),
         Param(
             "entities",
@@ -117,6 +132,14 @@ def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str
             kinds=_EVERY,
         ),
         Param(
+            "require_approval",
+            "boolean",
+            False,
+            "Require approval",
+            "Before anything is loaded, a person sees what will be done, and approves or rejects it (Required Actions)."
+            " Dry runs ask nobody.",
+        ),
+        Param(
             "enable_ai",
             "boolean",
             True,
@@ -124,7 +147,6 @@ def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str
             "Embed documents of projects, cases and workflow tasks. Off: no provider is needed or touched.",
             kinds=_EVERY,
         ),
-        *_ai_params(embedded),
         Param(
             "copy_files",
             "boolean",
@@ -133,6 +155,125 @@ def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str
             "Copy projects' files to Supabase Storage, if MIGRATION_FILES_URI says where they are. Off: the manifest"
             " is written, no file is looked at.",
         ),
+        *_incremental_params(),
+        *_limits(),
+        *_matching_params(),
+        *_ai_params(embedded),
+        *_proof_params(kind),
+        *_technical_params(),
+    ]
+
+
+def _limits() -> list[Param]:
+    """When a run asks, and when it stops."""
+    return [
+        Param(
+            "approve_merged_above",
+            "number",
+            0.1,
+            "Ask above merges",
+            "Share of an entity's rows that may newly be merged into others before a person must approve (0.1 = 10 %);"
+            " up to 50 rows always may. 1: never asks.",
+            minimum=0,
+            maximum=1,
+            section=LIMITS,
+        ),
+        Param(
+            "approve_deleted_above",
+            "number",
+            0.02,
+            "Ask above deletions",
+            "Share of an entity's rows that may be marked as deleted before a person must approve (0.02 = 2 %); up to"
+            " 50 rows always may. 1: never asks. Above `max_deleted` the run stops earlier.",
+            minimum=0,
+            maximum=1,
+            section=LIMITS,
+        ),
+        Param(
+            "max_deleted",
+            "number",
+            0.05,
+            "Most deleted",
+            "Share of an entity's rows that may be gone from the source before the run stops (0.05 = 5 %);"
+            " up to 50 rows always may.",
+            minimum=0,
+            maximum=1,
+            section=LIMITS,
+        ),
+        Param(
+            "max_rejected",
+            "number",
+            0.1,
+            "Most rejected",
+            "Share of an entity's rows that may go to quarantine before the run stops (0.1 = 10 %).",
+            minimum=0,
+            maximum=1,
+            section=LIMITS,
+        ),
+        Param(
+            "foreign_writes",
+            "string",
+            "stop",
+            "Foreign writes",
+            "What happens to rows that somebody else changed in the target since they were loaded.",
+            variable="MIGRATION_FOREIGN_WRITES",
+            choices=("stop", "keep", "overwrite"),
+            labels=(
+                "stop: the run ends before anything is written",
+                "keep: they stay as they are, validation only warns",
+                "overwrite: they are loaded again",
+            ),
+            kinds=_EVERY,
+            section=LIMITS,
+        ),
+        Param(
+            "fail_fast",
+            "boolean",
+            True,
+            "Fail fast",
+            "After the first failure no further batch starts. Off: independent batches go on.",
+            section=LIMITS,
+        ),
+    ]
+
+
+def _matching_params() -> list[Param]:
+    return [
+        Param(
+            "merge_at",
+            "number",
+            0.99,
+            "Merge at",
+            "Probability (0 to 1) that two patients are one person from which on they are merged without being asked.",
+            minimum=0.5,
+            maximum=1,
+            section=DUPLICATES,
+        ),
+        Param(
+            "review_at",
+            "number",
+            0.05,
+            "Review at",
+            "Probability from which on two patients wait in the review queue. Not above `merge_at`.",
+            minimum=0.001,
+            maximum=1,
+            section=DUPLICATES,
+        ),
+        Param(
+            "match_shares",
+            "integer",
+            1,
+            "Shares of matching",
+            "Tasks that share the comparison of patients. More than one pays where several machines work.",
+            minimum=1,
+            maximum=MOST_MATCH_SHARES,
+            section=DUPLICATES,
+        ),
+    ]
+
+
+def _technical_params() -> list[Param]:
+    return [
         Param(
             "batch_size",
             "integer",
@@ -142,6 +283,7 @@ def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str
             variable="MIGRATION_BATCH_SIZE",
             minimum=1,
             maximum=250_000,
+            section=TECHNICAL,
         ),
         Param(
             "max_retries",
@@ -153,67 +295,23 @@ def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str
             minimum=0,
             maximum=10,
             kinds=_EVERY,
+            section=TECHNICAL,
         ),
         Param(
-            "max_rejected",
-            "number",
-            0.1,
-            "Most rejected",
-            "Share of an entity's rows that may go to quarantine before the run stops (0.1 = 10 %).",
-            minimum=0,
-            maximum=1,
-        ),
-        Param(
-            "max_deleted",
-            "number",
-            0.05,
-            "Most deleted",
-            "Share of an entity's rows that may be gone from the source before the run stops (0.05 = 5 %);"
-            " up to 50 rows always may.",
-            minimum=0,
-            maximum=1,
-        ),
-        Param(
-            "merge_at",
-            "number",
-            0.99,
-            "Merge at",
-            "Probability (0 to 1) that two patients are one person from which on they are merged without being asked.",
-            minimum=0.5,
-            maximum=1,
-        ),
-        Param(
-            "review_at",
-            "number",
-            0.05,
-            "Review at",
-            "Probability from which on two patients wait in the review queue. Not above `merge_at`.",
-            minimum=0.001,
-            maximum=1,
-        ),
-        Param(
-            "match_shares",
-            "integer",
-            1,
-            "Shares of matching",
-            "Tasks that share the comparison of patients. More than one pays where several machines work.",
-            minimum=1,
-            maximum=64,
-        ),
-        Param(
-            "fail_fast",
-            "boolean",
-            True,
-            "Fail fast",
-            "After the first failure no further batch starts. Off: independent batches go on.",
-        ),
-        *_proof_params(kind),
-        Param(
-            "keep_staging",
-            "boolean",
-            False,
-            "Keep staging",
-            "Keep the staged files after success. They hold health data. After a failure they are always kept.",
+            "load_via",
+            "string",
+            "auto",
+            "Way into the target",
+            "How the target is reached. Through the Supabase client a batch has at most 1,000 rows.",
+            variable="MIGRATION_LOAD_VIA",
+            choices=("auto", "postgres", "rest"),
+            labels=(
+                "auto: postgres where connection supabase_db exists, else rest",
+                "postgres: connection supabase_db",
+                "rest: the Supabase client, connection supabase",
+            ),
+            kinds=_EVERY,
+            section=TECHNICAL,
         ),
         Param(
             "log_level",
@@ -224,51 +322,39 @@ def _declared(entities: Collection[str], embedded: Mapping[str, bool], kind: str
             variable="MIGRATION_LOG_LEVEL",
             choices=("DEBUG", "INFO", "WARNING", "ERROR"),
             kinds=_EVERY,
+            section=TECHNICAL,
         ),
         Param(
-            "load_via",
-            "string",
-            "auto",
-            "Way into the target",
-            "postgres: connection `supabase_db`. rest: the Supabase client, connection `supabase`; batches of at most"
-            " 1,000 rows. auto: postgres where that connection exists, else rest.",
-            variable="MIGRATION_LOAD_VIA",
-            choices=("auto", "postgres", "rest"),
-            kinds=_EVERY,
+            "keep_staging",
+            "boolean",
+            False,
+            "Keep staging",
+            "Keep the staged files after success. They hold health data. After a failure they are always kept.",
+            section=TECHNICAL,
         ),
-        *_incremental_params(),
     ]
 
 
 def _proof_params(kind: str) -> list[Param]:
     return [
         Param(
-            "foreign_writes",
-            "string",
-            "stop",
-            "Foreign writes",
-            "What happens to rows that somebody else changed in the target since they were loaded. stop: the run ends"
-            " before anything is written. keep: they stay as they are, and validation only warns of them. overwrite:"
-            " they are loaded again.",
-            variable="MIGRATION_FOREIGN_WRITES",
-            choices=("stop", "keep", "overwrite"),
-            kinds=_EVERY,
-        ),
-        Param(
             "repair",
             "boolean",
             False,
             "Repair",
             "Compare every row of the target with the source first, and load those that differ again.",
+            section=PROOF,
         ),
         Param(
             "verify_files",
             "string",
             "all" if kind == "validation" else "copied",
             "Verify files",
-            "Which files are read from Storage again and compared byte by byte: none, those that this run copied, all.",
+            "Which files are read from Storage again and compared byte by byte.",
             choices=("none", "copied", "all"),
+            labels=("none", "copied: those that this run copied", "all"),
             kinds=_EVERY,
+            section=PROOF,
         ),
         Param(
             "samples",
@@ -279,6 +365,7 @@ def _proof_params(kind: str) -> list[Param]:
             minimum=0,
             maximum=100,
             kinds=_EVERY,
+            section=PROOF,
         ),
     ]
 
@@ -294,6 +381,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             variable="MIGRATION_AI_ENTITIES",
             choices=tuple(embedded),
             kinds=_EVERY,
+            section=EMBEDDINGS,
         ),
         Param(
             "ai_budget",
@@ -305,6 +393,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             variable="MIGRATION_AI_BUDGET",
             minimum=0,
             maximum=100_000,
+            section=EMBEDDINGS,
         ),
         Param(
             "ai_batch_api",
@@ -312,6 +401,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             False,
             "Batch API",
             "Embed through OpenAI's Batch API: half the price, an answer within 24 hours. For big first loads.",
+            section=EMBEDDINGS,
         ),
         Param(
             "embed_clinical_text",
@@ -322,6 +412,7 @@ def _ai_params(embedded: Mapping[str, bool]) -> list[Param]:
             " removed first; what the database does not know may remain. With OpenAI it leaves your network.",
             variable="MIGRATION_EMBED_CLINICAL_TEXT",
             kinds=_EVERY,
+            section=EMBEDDINGS,
         ),
     ]
 

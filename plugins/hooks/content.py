@@ -162,7 +162,7 @@ class ContentProof:
                 self._target.call, "content_fingerprints", entity=entity.name, digits=_DIGITS
             )
             try:
-                for raw in batches():
+                for raw in _read_ahead(batches()):
                     clean = _clean(entity, raw)
                     expected = clean.filter(pc.invert(pc.is_in(clean.column("legacy_id"), absent)))
                     counted.add(expected.column("id").combine_chunks(), _digests(entity, expected))
@@ -255,6 +255,16 @@ class _Narrowed:
 
     def _wanted(self, ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
         return pc.is_in(bucket_names(ids, _DIGITS), self._buckets)
+
+
+def _read_ahead(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same batches; the next one is read while one is worked on."""
+    left = iter(batches)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, left, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, left, None)
+            yield batch
 
 
 def _clean(entity: Entity, raw: pa.Table) -> pa.Table:

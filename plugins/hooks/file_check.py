@@ -45,22 +45,18 @@ class FileCheck:
         for result in self._target.call("check_files", entity=self._entity):
             yield check_of(self._entity, _LEVEL, result)
 
-    def any_stored(self, which: Which) -> bool:
-        """Whether there is anything to read; where not, Storage need not be known."""
-        return which != "none" and bool(self._stored(None if which == "all" else self._run_id))
+    def stored(self, which: Which) -> list[PlannedFile]:
+        """Files that Storage is said to hold; where there is none to be read, Storage need not be known."""
+        return [] if which == "none" else self._stored(None if which == "all" else self._run_id)
 
     def bytes(
-        self, storage: StorageHook, which: Which, progress: Progress = lambda *_: None
+        self, storage: StorageHook, files: Sequence[PlannedFile], progress: Progress = lambda *_: None
     ) -> Iterator[Check]:
         """What Storage holds has the size and the SHA-256 that the manifest says; all of it is read.
 
         Raises:
             MigrationError: Storage cannot be asked; an object that is not there is a failed check.
         """
-        if which == "none":
-            return
-        # First all of them: while files are read for hours, the target is asked nothing.
-        files = self._stored(None if which == "all" else self._run_id)
         missing, wrong, size = [], [], 0
         results = side_by_side(lambda file: (file, _digest(storage, file)), files, self._concurrency)
         with closing(results):

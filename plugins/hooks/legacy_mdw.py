@@ -53,6 +53,8 @@ _HORIZON = "SELECT txid_snapshot_xmin(txid_current_snapshot())"
 _KEYS_PER_CHUNK = 100_000
 # Keys listed in one statement.
 _KEYS_PER_QUERY = 25_000
+_SIZES = """SELECT c.relname::text, pg_catalog.pg_relation_size(c.oid) FROM pg_catalog.pg_class c
+WHERE pg_catalog.pg_table_is_visible(c.oid) AND c.relname = ANY (%s)"""
 
 
 class LegacyMdwHook(BaseHook):
@@ -114,6 +116,10 @@ class Snapshot:
         """Views and foreign tables among some tables: their rows do not tell which transaction wrote them."""
         known = {row[0] for row in self._rows(_WITH_TRANSACTIONS, [sorted(tables)])}
         return sorted(set(self.columns(tables)) - known)
+
+    def sizes(self, tables: Collection[str]) -> dict[str, int]:
+        """Bytes of some tables; 0 for what has none of its own. Exact at any time, unlike statistics."""
+        return {**dict.fromkeys(tables, 0), **dict(self._rows(_SIZES, [sorted(tables)]))}
 
     def horizon(self) -> int:
         """Oldest transaction still running: what is visible here is older, the rest comes later."""

@@ -20,11 +20,14 @@ from plugins.hooks.target import Target
 CONFIRMED, REJECTED, WITHDRAWN = "confirmed", "rejected", "pending"
 STATUSES = ("pending", "asked_again", "auto_merged", "confirmed", "rejected", "stale")
 """What the queue can be asked for; asked_again: decided, and a row changed since."""
+ORDERS = ("likely", "unlikely", "doubtful")
+"""Of a page: the highest score first, the lowest, or the one next to one half."""
 EARLIER_PAIRS = ("left_id", "right_id", "score", "explanation", "status")
 DECISIONS = ("left_id", "right_id", "decision", "left_hash", "right_hash", "asked_again")
 SHOWN = tuple(column for column in COMPARED if column != "legacy_id")
 """What a person sees of a row, where names may be seen."""
 _KEY = "pair"
+_PARAMETERS = {"left_id": "left", "right_id": "right", "decided_by": "by"}
 _HASHED = sorted(set(COMPARED) - {"legacy_id", "updated_at"})
 _QUEUE = (
     *("left_id", "right_id", "score", "explanation", "status", "asked_again_at", "decided_by", "decided_at"),
@@ -76,6 +79,29 @@ class Decision:
     reason: str
     label: str
     seen: str | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which page of the queue.
+
+    Attributes:
+        status: one of :data:`STATUSES`.
+        order: one of :data:`ORDERS`.
+        lowest: score from which on, 0 to 1; a pair that no run found has 0.
+        highest: score up to which.
+        id: legacy id of a row, to get its pairs alone.
+        after: `next` of the page before; None: the first one.
+        most: pairs on the page, up to 200.
+    """
+
+    status: str = "pending"
+    order: str = "likely"
+    lowest: float | None = None
+    highest: float | None = None
+    id: str | None = None
+    after: Mapping[str, Any] | None = None
+    most: int = 50
 
 
 class Review:
@@ -156,6 +182,74 @@ class Review:
             "decide_pairs", incoming={"decisions": rows}, entity=self._entity
         )
         return counts
+
+    def page(self, wanted: Wanted, *, names_for: str | None = None) -> dict[str, Any]:
+        """A page of pairs, as migration_api.review_page gives it: counts by status, pairs, and where the next begins.
+
+        Args:
+            names_for: who is to see names; kept in the audit log. None: nobody, and none are read.
+
+        Raises:
+            MigrationError: REVIEW_ENTITY_UNKNOWN, PARAM_INVALID.
+        """
+        page: dict[str, Any] = self._target.call(
+            "review_page",
+            entity=self._entity,
+            **asdict(wanted),
+            with_names=names_for is not None,
+            by=names_for,
+        )
+        return page
+
+    def pair(self, left: str, right: str, *, names_for: str) -> dict[str, Any]:
+        """One pair with both rows and what merges made of them, as migration_api.review_pair gives it.
+
+        Raises:
+            MigrationError: REVIEW_ENTITY_UNKNOWN, REVIEW_PAIR_UNKNOWN, PARAM_INVALID without a name.
+        """
+        pair: dict[str, Any] = self._target.call(
+            "review_pair", entity=self._entity, left=left, right=right, by=names_for
+        )
+        return pair
+
+    def decide_shown(self, decision: Decision, reviewed: str) -> dict[str, Any]:
+        """Keep a decision on a pair as it was shown; the next run applies it.
+
+        Args:
+            decision: with `seen` as :meth:`pair` gave it; None where a row is gone.
+            reviewed: as :meth:`pair` gave it; tells whether somebody decided since.
+
+        Returns:
+            `changed`, False where the decision was known already, and `counts` by status.
+
+        Raises:
+            MigrationError: as :meth:`decide`.
+        """
+        given = asdict(decision)
+        del given["label"]
+        # As a call with rows, though it has none: that is made once, however often the API loses its answer.
+        kept: dict[str, Any] = self._target.call(
+            "decide_shown",
+            incoming={},
+            entity=self._entity,
+            **{_PARAMETERS.get(name, name): value for name, value in given.items()},
+            reviewed=reviewed,
+        )
+        return kept
+
+    def undo(self, left: str, right: str, by: str) -> dict[str, Any]:
+        """Take the last decision on a pair back; what was decided before holds again.
+
+        Returns:
+            `status` of the pair, and `counts` by status.
+
+        Raises:
+            MigrationError: REVIEW_ENTITY_UNKNOWN; REVIEW_NOTHING_TO_UNDO, it was not theirs, or is undone already.
+        """
+        undone: dict[str, Any] = self._target.call(
+            "undo_decision", incoming={}, entity=self._entity, left=left, right=right, by=by
+        )
+        return undone
 
     def _read(self, function: str, columns: Sequence[str]) -> pa.Table:
         empty = pa.schema({column: pa.string() for column in columns}).empty_table()

@@ -115,8 +115,9 @@ class Holder:
     """Who holds the lock.
 
     Attributes:
-        since: ISO 8601, as heartbeat_at.
-        silent: seconds since its last sign of life, by the target's clock.
+        since: ISO 8601, as heartbeat_at and awaits_until.
+        silent: seconds since its last sign of life, by the target's clock; below 0 while it may wait for an answer.
+        awaits_until: it waits, without any process, for a person's approval, at most until then.
         busy: it was to be followed, but its last batch still runs in the target.
     """
 
@@ -132,6 +133,7 @@ class Holder:
     process_space: str | None
     pid: int | None
     process_started: float | None
+    awaits_until: str | None = None
     busy: bool = False
 
     def death(self, grace: int) -> str | None:
@@ -150,11 +152,14 @@ class Holder:
     def refusal(self, note: str = "") -> MigrationError:
         """For whoever has to wait."""
         kind = f"{self.type} {'dry run' if self.dry_run else 'run'}"
+        if self.awaits_until is not None:
+            life = f"it waits for approval, until {_time(self.awaits_until)}"
+        else:
+            life = f"last sign of life {_time(self.heartbeat_at)}, {self.silent:.0f} s ago"
         return MigrationError(
             "RUN_LOCKED",
             f"The {kind} {self.run_id}, started by {self.started_by or 'unknown'} on {self.host}, holds the lock"
-            f" since {_time(self.since)}; last sign of life {_time(self.heartbeat_at)},"
-            f" {self.silent:.0f} s ago.{note}",
+            f" since {_time(self.since)}; {life}.{note}",
             holder=self.run_id,
         )
 

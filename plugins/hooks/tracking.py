@@ -34,7 +34,6 @@ class LedgerRow:
     Attributes:
         key_range: legacy keys, for a person.
         memory_mb: peak of the worker process so far; None where it was not measured.
-        fingerprint: digest of the batch's content hashes.
         deleted: rows found gone from the source.
     """
 
@@ -46,7 +45,6 @@ class LedgerRow:
     attempt: int
     seconds: float
     memory_mb: float | None = None
-    fingerprint: str | None = None
     deleted: int = 0
 
     def to_json(self) -> dict[str, Any]:

@@ -6,14 +6,13 @@ from include.core.errors import MigrationError
 from include.core.notes import Note
 from include.core.progress import Progress
 from include.core.spec import Entity
-from plugins.hooks.content import ContentProof, Differences
+from plugins.hooks.content import ContentProof, Differences, whole
 from plugins.hooks.legacy_mdw import LegacyMdwHook
 from plugins.hooks.plans import PlansHook
 from plugins.hooks.run_notes import RunNotes
 from plugins.hooks.target import Target
 from plugins.operators.preflight import chosen
 from plugins.operators.step import LOG, MigrationOperator, Run
-from plugins.operators.validate import rows_of
 
 
 class CompareTargetOperator(MigrationOperator):
@@ -58,7 +57,9 @@ class CompareTargetOperator(MigrationOperator):
     def _compare(self, run: Run, target: Target, entity: Entity) -> None:
         """Find what differs from the source in the whole entity, before anything is loaded."""
         with LegacyMdwHook().snapshot() as source:
-            for check in ContentProof(target, run.run_id).prove(entity, rows_of(run, entity, source, [])):
+            for check in ContentProof(target, run.run_id).prove(
+                entity, whole(source, entity, run.batch_rows)
+            ):
                 if not check.passed:
                     self.progress(f"{entity.name}: {check.name}, {check.found}")
 

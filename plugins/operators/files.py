@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # A share is worth a task of its own from this size on; more tasks than this only wait for each other's bandwidth.
 _SHARE_BYTES = 2 << 30
-_MOST_SHARES = 8
+MOST_SHARES = 8
 # Outcomes are recorded together, but none is kept for long: a killed task would have to ask Storage again.
 _RECORDED_TOGETHER = 100
 _RECORDED_AFTER_SECONDS = 10.0
@@ -138,7 +138,7 @@ class PlanFilesOperator(MigrationOperator):
                 entity=entity.name,
                 recheck=_rechecks(run),
                 bytes=_SHARE_BYTES,
-                shares=_MOST_SHARES,
+                shares=MOST_SHARES,
             )
         return [FileShare.from_json(share).to_json() for share in shares]
 

@@ -26,8 +26,6 @@ from plugins.operators.step import Clock, MigrationOperator, PartitionOperator, 
 
 # Below this many rows a share says nothing.
 _ROWS_FOR_A_SHARE = 50
-# Small batches are many, and plans made for the table as it was before the first are slow.
-_FIRST_STATISTICS_ROWS = 10_000
 
 
 class LoadOperator(PartitionOperator):
@@ -45,7 +43,7 @@ class LoadOperator(PartitionOperator):
     def step(self, run: Run) -> dict[str, Any]:
         """Returns the manifest it was given."""
         entity, staging = ENTITIES[str(self.entity)], StagingHook(run.run_id)
-        fates, seconds, analysed = Fates(), 0.0, _FIRST_STATISTICS_ROWS // 2
+        fates, seconds = Fates(), 0.0
         with self.target(run, entity=entity.name) as target:
             tracking, plan = TrackingHook(target, run.run_id), PlansHook(target, run.run_id)
             merged = merged_ids(target, run.run_id, entity.name) if entity.deduplicate else None
@@ -67,9 +65,6 @@ class LoadOperator(PartitionOperator):
                 self.advance(progress, self.partition["label"], 1, loaded.extracted)
                 fates, seconds = fates + loaded, seconds + took
                 self._refuse_flood(tracking, plan, entity, run.settings.max_rejected)
-                if fates.inserted >= 2 * analysed:
-                    target.call("refresh_statistics", entity=entity.name)
-                    analysed = fates.inserted
             if fates.inserted:
                 target.call("refresh_statistics", entity=entity.name)
         self._say(fates, seconds, dry_run=run.settings.dry_run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from include.core.errors import MigrationError
-from include.core.mapping import mapping_version, rules_version
 from include.core.notes import Note
 from include.entities import ENTITIES
 from plugins.hooks.embeddings import choose_provider
@@ -13,7 +12,7 @@ from plugins.hooks.source_identity import first_break
 from plugins.hooks.source_memory import last_complete_run, recall_identities
 from plugins.hooks.target_schema import verify_schema
 from plugins.hooks.tracking import TrackingHook
-from plugins.operators.step import LOG, MigrationOperator, Run, code_version
+from plugins.operators.step import LOG, MigrationOperator, Run
 
 
 class OpenValidationOperator(MigrationOperator):
@@ -40,15 +39,8 @@ class OpenValidationOperator(MigrationOperator):
             with LegacyMdwHook().snapshot() as source:
                 identity = source.identity(tables)
             TrackingHook(target, run.run_id).open_run(
-                type=run.type,
+                **run.opening,
                 scope="everything",
-                dry_run=run.settings.dry_run,
-                parameters=run.settings.to_json(),
-                mapping_version=mapping_version(),
-                rules_version=rules_version(),
-                code_version=code_version(),
-                dag_id=run.dag_id,
-                started_by=run.started_by,
                 source_horizon=complete.horizon,
                 source_identity=identity.to_json(),
             )

@@ -44,7 +44,7 @@ _DOCUMENTS_PER_CHUNK = 5_000
 _KEYS_PER_CALL = 25_000
 # Enough to be worth a task, few enough for one job of the Batch API and to be followed while it works.
 _TEXTS_PER_SHARE = 10_000
-_MOST_SHARES = 24
+MOST_SHARES = 8
 # Fewer than OpenAI's lowest tier lets wait at the Batch API, and far from the most bytes of a job.
 _TOKENS_PER_SHARE = 2_000_000
 
@@ -137,7 +137,9 @@ class PlanEmbeddingsOperator(MigrationOperator):
             self._tell(run, plan, number, wanted.num_rows, texts)
             if run.settings.dry_run:
                 return []
-            shares = _stage_shares(StagingHook(run.run_id), entity.name, texts)
+            shares = _stage_shares(
+                StagingHook(run.run_id), entity.name, texts, batch_api=run.settings.ai_batch_api
+            )
             done = number - texts.rows.num_rows
             tracking = TrackingHook(target, run.run_id)
             planned = {share_name(share["number"]) for share in shares if share["texts"]}
@@ -327,15 +329,19 @@ def _share(entity: str, number: int, texts: int, of: int = 1) -> dict[str, Any]:
     return {"entity": entity, "number": number, "texts": texts, "label": label, "low": None, "high": None}
 
 
-def _stage_shares(staging: StagingHook, entity: str, texts: _Texts) -> list[dict[str, Any]]:
+def _stage_shares(
+    staging: StagingHook, entity: str, texts: _Texts, *, batch_api: bool
+) -> list[dict[str, Any]]:
     """Stage the rows in shares of about equally many texts; all rows of one text are in one share."""
     if not texts.number:
         return [_share(entity, 0, 0)]
-    of = max(
-        min(_MOST_SHARES, ceil(texts.number / _TEXTS_PER_SHARE)),
-        ceil(texts.number / OpenAIBatches.max_texts),
-        min(texts.number, ceil(texts.tokens / _TOKENS_PER_SHARE)),
-    )
+    of = min(MOST_SHARES, ceil(texts.number / _TEXTS_PER_SHARE))
+    if batch_api:  # a share is one job there
+        of = max(
+            of,
+            ceil(texts.number / OpenAIBatches.max_texts),
+            min(texts.number, ceil(texts.tokens / _TOKENS_PER_SHARE)),
+        )
     places = texts.rows.column("hash").combine_chunks().dictionary_encode().indices
     share = pc.floor(pc.divide(pc.multiply(places.cast(pa.float64()), of), texts.number)).cast(pa.int64())
     shares = []

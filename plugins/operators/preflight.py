@@ -10,7 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.core.batches import PARTITION_ROWS, Partition, partition_rows, plan_partitions
+from include.core.batches import (
+    MOST_PARTITIONS,
+    PARTITION_ROWS,
+    Partition,
+    most_partitions,
+    partition_rows,
+    plan_partitions,
+)
 from include.core.drift import compare
 from include.core.errors import MigrationError
 from include.core.mapping import mapping_version, rules_version
@@ -32,7 +39,7 @@ from plugins.hooks.target import Target
 from plugins.hooks.target_postgres import PostgresTarget, session
 from plugins.hooks.target_schema import check_platform, deploy, is_deployed, verify_schema
 from plugins.hooks.tracking import TrackingHook
-from plugins.operators.step import LOG, MigrationOperator, Run, code_version
+from plugins.operators.step import LOG, MigrationOperator, Run
 
 # So many rows of an entity may always be gone: a share of a small table says nothing.
 _GONE_ALWAYS_ALLOWED = 50
@@ -141,8 +148,8 @@ class OpenRunOperator(MigrationOperator):
 
     tracked = False
 
-    def step(self, run: Run) -> None:
-        """Idempotent: a cleared run is taken up again.
+    def step(self, run: Run) -> dict[str, int]:
+        """Idempotent: a cleared run is taken up again. Returns how many partitions each entity may have.
 
         Raises:
             MigrationError: NO_FULL_RUN, RUN_LOCKED or RUN_CODE_CHANGED.
@@ -153,20 +160,13 @@ class OpenRunOperator(MigrationOperator):
             with LegacyMdwHook().snapshot() as source:
                 horizon, identity = source.horizon(), source.identity(tables)
                 holders = source.holders(open_since=seen[-1].next_xid if seen else None)
-                views = source.without_transactions(tables)
+                views, sizes = source.without_transactions(tables), source.sizes(tables)
                 role, clear = source.role(tables), [SOURCE.conn_id] if source.in_the_clear else []
             clear += [target.conn_id] if target.plaintext else []
             scope, notes = _scope(target, run, [*seen, identity])
             TrackingHook(target, run.run_id).open_run(
-                type=run.type,
+                **run.opening,
                 scope=scope,
-                dry_run=run.settings.dry_run,
-                parameters=run.settings.to_json(),
-                mapping_version=mapping_version(),
-                rules_version=rules_version(),
-                code_version=code_version(),
-                dag_id=run.dag_id,
-                started_by=run.started_by,
                 source_horizon=horizon,
                 source_identity=identity.to_json(),
             )
@@ -177,6 +177,12 @@ class OpenRunOperator(MigrationOperator):
                 RunNotes(target, run.run_id).record(note.code, **note.facts)
                 LOG.log(_LEVELS[note.kind.severity], note.text)
         self.progress(f"{_SCOPES[scope]}; {len(notes)} notes" if notes else _SCOPES[scope])
+        return most_partitions(
+            {
+                entity.name: max(sizes[table.name] for table in entity.source.all_tables())
+                for entity in chosen(run.settings)
+            }
+        )
 
 
 def _scope(target: Target, run: Run, identities: list[SourceIdentity]) -> tuple[str, list[Note]]:
@@ -219,7 +225,17 @@ def _partition_rows_wanted() -> int:
 
 
 class PlanOperator(MigrationOperator):
-    """Finds out what of an entity is to be read, and cuts it into partitions, once per run."""
+    """Finds out what of an entity is to be read, and cuts it into partitions, once per run.
+
+    Args:
+        most_partitions: by entity, what :class:`OpenRunOperator` returned.
+    """
+
+    template_fields = ("most_partitions",)
+
+    def __init__(self, *, most_partitions: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.most_partitions = most_partitions
 
     def step(self, run: Run) -> list[dict[str, Any]]:
         """The partitions; an entity that was not chosen has none, one without work has one.
@@ -242,7 +258,7 @@ class PlanOperator(MigrationOperator):
                 )
                 self._stage_gone(run, found, staging)
                 partitions = self._partitions(run, source, found, scope)
-            size = partition_rows(found.rows, run.batch_rows, _partition_rows_wanted())
+            size = self._partition_rows(run, found.rows)
             labelled = [
                 {**partition.to_json(), "label": partition.label, "rows": rows}
                 for partition, rows in zip(
@@ -274,17 +290,21 @@ class PlanOperator(MigrationOperator):
         staging.write("gone", str(self.entity), "all", pa.table({"legacy_id": found.gone}))
 
     def _partitions(self, run: Run, source: Snapshot, found: Selection, scope: str) -> list[Partition]:
-        entity, at_least = ENTITIES[str(self.entity)], _partition_rows_wanted()
+        entity = ENTITIES[str(self.entity)]
         if scope != "everything":
             if not found.selected:
                 return [Partition(entity.name, 0, None, None, 0)]
             few = scope == "quarantine" or found.selected <= _SHARE_READ_BY_KEYS * found.rows
             if few and not entity.source.whole:
-                return _by_keys(run, entity, found, at_least)
+                return _by_keys(run, entity, found, self._partition_rows(run, len(found.keys)))
         rows = source.count(entity)
-        size = partition_rows(rows, run.batch_rows, at_least)
+        size = self._partition_rows(run, rows)
         cuts = [] if entity.source.whole or rows <= size else source.cuts(entity, size)
         return plan_partitions(entity.name, cuts)
+
+    def _partition_rows(self, run: Run, rows: int) -> int:
+        most = (self.most_partitions or {}).get(str(self.entity), MOST_PARTITIONS)
+        return partition_rows(rows, run.batch_rows, _partition_rows_wanted(), most)
 
 
 def _planned_rows(partitions: list[Partition], rows: int, size: int) -> list[int | None]:
@@ -314,9 +334,8 @@ class _Keys:
         self._staging.write("keys", self._entity, f"k{next(self._chunks):04d}", pa.table({"legacy_id": keys}))
 
 
-def _by_keys(run: Run, entity: Entity, selection: Selection, at_least: int) -> list[Partition]:
-    """Partitions of the selected rows; their keys are staged."""
-    size = partition_rows(len(selection.keys), run.batch_rows, at_least)
+def _by_keys(run: Run, entity: Entity, selection: Selection, size: int) -> list[Partition]:
+    """Partitions of ``size`` of the selected rows; their keys are staged."""
     lists = [selection.keys[start : start + size] for start in range(0, len(selection.keys), size)]
     ranges = plan_partitions(entity.name, [key for keys in lists[1:] if (key := keys[0]) is not None])
     if len(ranges) < len(lists):  # the last one holds nothing but the rows without a key

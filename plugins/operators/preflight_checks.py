@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -52,6 +53,7 @@ from plugins.hooks import supabase_project
 from plugins.hooks.connect import SOURCE, TARGET, is_configured
 from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.file_source import TEMPLATE, URI, FileUnreadableError, LegacyFiles, legacy_files
+from plugins.hooks.notifications import Channels
 from plugins.hooks.run_log import run_log
 from plugins.hooks.session_health import HealthSession, encryption, opened, pooler
 from plugins.hooks.source_data_health import SourceDataChecks
@@ -151,7 +153,11 @@ class SettingsChecksOperator(PreflightOperator):
         names = ", ".join(entity.name for entity in chosen(run.settings))
         yield run_check("settings.parameters", lambda: passed(f"A full migration of {names}."))
         yield from run_checks(
-            {"settings.mapping": _mapping, "settings.connections": lambda: _connections(run)}
+            {
+                "settings.mapping": _mapping,
+                "settings.connections": lambda: _connections(run),
+                "settings.notifications": _notifications,
+            }
         )
 
     def without_parameters(self, error: MigrationError) -> Iterable[Result]:
@@ -164,6 +170,18 @@ class SettingsChecksOperator(PreflightOperator):
 def _mapping() -> Outcome:
     configuration()
     return passed(f"Version {mapping_version()}.")
+
+
+def _notifications() -> Outcome:
+    channels = Channels.configured(os.environ)
+    if not channels.ways:
+        return skipped("Nobody is told of runs: neither Slack nor mail is configured.")
+    if missing := channels.missing_connections():
+        return warned(
+            f"Nobody can be told by connection {', '.join(missing)}: there is none of that name.",
+            "Create it in Airflow (docs/operating.md), or correct the variable that names it.",
+        )
+    return passed(f"{', '.join(channels.events)} are told by {', '.join(channels.ways)}.")
 
 
 def _connections(run: Run) -> Outcome:

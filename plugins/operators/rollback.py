@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Param
+from airflow.sdk import Param
 
-from plugins.form import checked
 from plugins.hooks.rollback import RolledBack, roll_back
 from plugins.hooks.target import open_target
-from plugins.operators.step import LOG, given, guide, registered
-
-if TYPE_CHECKING:
-    from airflow.sdk.definitions.context import Context
-
-# How often a single request of the API is repeated after a transient error; the call takes effect once.
-_REQUEST_RETRIES = 3
+from plugins.operators import by_hand
+from plugins.operators.by_hand import REQUEST_RETRIES, ByHandOperator, load_via
+from plugins.operators.step import LOG
 
 
 def form() -> dict[str, Param]:
@@ -59,19 +53,12 @@ def form() -> dict[str, Param]:
             title="Overwrite what others wrote",
             description="true: also put back rows that somebody else has changed since. false: such rows stop it.",
         ),
-        "load_via": Param(
-            "auto",
-            type="string",
-            enum=["auto", "postgres", "rest"],
-            title="Way into the target",
-            description="postgres: connection `supabase_db`. rest: the Supabase client, connection `supabase`. auto:"
-            " postgres where that connection exists, else rest.",
-        ),
+        "load_via": load_via(),
     }
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(by_hand.Request):
     """The checked params."""
 
     run_id: str
@@ -81,29 +68,17 @@ class Request:
     overwrite_foreign: bool
     load_via: str
 
-    @classmethod
-    def of(cls, context: Context) -> Request:
-        """Read from a task's context.
-
-        Raises:
-            MigrationError: PARAM_UNKNOWN or PARAM_INVALID; it names the parameter, never what it holds.
-        """
-        return cls(**checked(given(context), form()))
+    form = staticmethod(form)
 
 
-class RollBackOperator(BaseOperator):
+class RollBackOperator(ByHandOperator):
     """Rolls a run back, wholly or not at all."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"on_failure_callback": guide, **kwargs})
+    request = Request
 
-    def execute(self, context: Context) -> dict[str, int]:
+    def do(self, request: Request) -> dict[str, int]:
         """Returns how many runs were rolled back, rows removed and restored, decisions kept and rows overwritten."""
-        with registered(self.task_id, self.task_id):
-            return self._roll_back(Request.of(context))
-
-    def _roll_back(self, request: Request) -> dict[str, int]:
-        with open_target(request.load_via, max_retries=_REQUEST_RETRIES, run=request.run_id) as target:
+        with open_target(request.load_via, max_retries=REQUEST_RETRIES, run=request.run_id) as target:
             undone = roll_back(
                 target,
                 request.run_id,

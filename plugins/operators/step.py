@@ -19,11 +19,12 @@ from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from include.core.errors import MigrationError
-from include.core.mapping import mapping_version
+from include.core.mapping import mapping_version, rules_version
 from include.core.progress import Progress
 from include.core.settings import Settings, check, params
 from include.core.tracking import Fates
 from include.entities import EMBEDDED, ENTITIES
+from plugins.hooks.metrics import count_batch, count_step
 from plugins.hooks.run_lock import Heartbeat
 from plugins.hooks.run_log import error_facts, place_of, run_log
 from plugins.hooks.target import Target, batch_rows, choose_way, open_target
@@ -100,6 +101,27 @@ class Run:
         """Rows of a batch: what was asked for, and what the way into the target can carry."""
         return batch_rows(self.way, self.settings.batch_size)
 
+    @property
+    def mode(self) -> str:
+        """What kind of run it is, for people."""
+        if self.type == "validation":
+            return "validation"
+        return "dry run" if self.settings.dry_run else "real run"
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """What tracking is told of any run when it is opened."""
+        return {
+            "type": self.type,
+            "dry_run": self.settings.dry_run,
+            "parameters": self.settings.to_json(),
+            "mapping_version": mapping_version(),
+            "rules_version": rules_version(),
+            "code_version": code_version(),
+            "dag_id": self.dag_id,
+            "started_by": self.started_by,
+        }
+
     def states(self, steps: Sequence[str] = ()) -> dict[str, str]:
         """Airflow's states of the tasks of some steps, or of all there are."""
         tasks = sorted({step.split("[")[0] for step in steps}) or None
@@ -135,9 +157,12 @@ def unexpected(error: BaseException) -> MigrationError:
 def registered(phase: str, task_id: str) -> Iterator[None]:
     """Within the block every failure is a registered error, told to the log; what a task tells Airflow passes.
 
+    Its end and its time are counted.
+
     Raises:
         MigrationError: UNEXPECTED for what is none; without its cause, whose text may quote a row.
     """
+    clock = Clock()
     try:
         yield
     except _CONTROL:
@@ -148,7 +173,9 @@ def registered(phase: str, task_id: str) -> Iterator[None]:
         facts = {"message": f"{task_id} failed", "phase": phase, **error_facts(known)}
         # Airflow writes the traceback.
         LOG.error("[migration] %-16s %s failed: %s", phase, task_id, first_line, extra={"facts": facts})  # noqa: TRY400
+        count_step(phase, clock.seconds, known.code)
         raise known from None
+    count_step(phase, clock.seconds, None)
 
 
 def guide(context: Context) -> None:
@@ -339,14 +366,23 @@ class MigrationOperator(BaseOperator):
             self.progress(f"{about}: {standing.text}", **standing.facts, entity=self.entity)
 
     def batch_recorded(
-        self, batch: str, fates: Fates, seconds: float, *, entity: str | None = None, **facts: object
+        self,
+        batch: str,
+        fates: Fates,
+        seconds: float,
+        *,
+        entity: str | None = None,
+        phase: str | None = None,
+        deleted: int | None = None,
     ) -> None:
-        """The line of a batch that the ledger has now.
+        """The line of a batch that the ledger has now, and its metrics.
 
         Args:
-            facts: what else to say of it: ``phase`` where the ledger has it under another one, ``deleted`` rows.
+            phase: under which the ledger has it, where that is not the task's.
+            deleted: rows that are gone, where it is about those.
         """
-        name = entity or self.entity
+        name = entity or str(self.entity)
+        facts: dict[str, object] = {"phase": phase, "deleted": deleted}
         counts = {fate: count for fate, count in asdict(fates).items() if count}
         self.progress(
             f"{name} {batch}: {fates.extracted:,} rows, {seconds:.2f} s",
@@ -355,8 +391,9 @@ class MigrationOperator(BaseOperator):
             counts=counts,
             rows=fates.extracted,
             seconds=round(seconds, 3),
-            **facts,
+            **{name: value for name, value in facts.items() if value is not None},
         )
+        count_batch(phase or self.phase, name, fates, seconds, deleted or 0)
 
 
 class PartitionOperator(MigrationOperator):

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator, Param
+from airflow.sdk import Param
 
 from include.entities import ENTITIES
-from plugins.form import checked
 from plugins.hooks.merging import unmerge_rows
 from plugins.hooks.target import open_target
 from plugins.hooks.target_schema import verify_schema
-from plugins.operators.step import LOG, given, guide, registered
-
-if TYPE_CHECKING:
-    from airflow.sdk.definitions.context import Context
-
-# How often a single request of the API is repeated after a transient error; the call takes effect once.
-_REQUEST_RETRIES = 3
+from plugins.operators import by_hand
+from plugins.operators.by_hand import REQUEST_RETRIES, ByHandOperator, load_via
+from plugins.operators.step import LOG
 
 
 def form() -> dict[str, Param]:
@@ -55,19 +49,12 @@ def form() -> dict[str, Param]:
             description="Why they are different, on one line of at most 1,000 characters; kept there too. No names or"
             " clinical facts: it is shown in Airflow.",
         ),
-        "load_via": Param(
-            "auto",
-            type="string",
-            enum=["auto", "postgres", "rest"],
-            title="Way into the target",
-            description="postgres: connection `supabase_db`. rest: the Supabase client, connection `supabase`. auto:"
-            " postgres where that connection exists, else rest.",
-        ),
+        "load_via": load_via(),
     }
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(by_hand.Request):
     """The checked params."""
 
     entity: str
@@ -76,29 +63,17 @@ class Request:
     reason: str
     load_via: str
 
-    @classmethod
-    def of(cls, context: Context) -> Request:
-        """Read from a task's context.
-
-        Raises:
-            MigrationError: PARAM_UNKNOWN or PARAM_INVALID; it names the parameter, never what it holds.
-        """
-        return cls(**checked(given(context), form()))
+    form = staticmethod(form)
 
 
-class UndoMergeOperator(BaseOperator):
+class UndoMergeOperator(ByHandOperator):
     """Undoes the merges of some rows, all or none."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"on_failure_callback": guide, **kwargs})
+    request = Request
 
-    def execute(self, context: Context) -> dict[str, int]:
+    def do(self, request: Request) -> dict[str, int]:
         """Returns how many rows were parted, how many refer to them again and how many pairs were rejected."""
-        with registered(self.task_id, self.task_id):
-            return self._undo(Request.of(context))
-
-    def _undo(self, request: Request) -> dict[str, int]:
-        with open_target(request.load_via, max_retries=_REQUEST_RETRIES, entity=request.entity) as target:
+        with open_target(request.load_via, max_retries=REQUEST_RETRIES, entity=request.entity) as target:
             verify_schema(target, None)
             undone = unmerge_rows(
                 target, request.entity, request.legacy_ids, request.decided_by, request.reason

@@ -16,7 +16,7 @@ from include.core.progress import Progress
 from include.core.spec import Entity
 from include.core.tracking import Check, Fates, failures
 from plugins.hooks.comparison import WHOLE, Comparison, check_of
-from plugins.hooks.content import Batches, ContentProof
+from plugins.hooks.content import Batches, ContentProof, whole
 from plugins.hooks.embeddings import choose_provider
 from plugins.hooks.file_check import FileCheck, Which
 from plugins.hooks.legacy_mdw import LegacyMdwHook, Snapshot
@@ -153,17 +153,17 @@ class ContentOperator(ValidateOperator):
         in_part = any(partition.selected is not None for partition in partitions)
         with LegacyMdwHook().snapshot() as source:
             if in_part:
-                yield from proof.prove_part(entity, rows_of(run, entity, source, partitions))
+                yield from proof.prove_part(entity, _taken_up(run, entity, source, partitions))
             else:
-                yield from proof.prove(entity, rows_of(run, entity, source, []))
+                yield from proof.prove(entity, whole(source, entity, run.batch_rows))
 
 
-def rows_of(run: Run, entity: Entity, source: Snapshot, partitions: list[Partition]) -> Batches:
-    """Reads what a run's plan took up of an entity; all of it where there is no plan."""
+def _taken_up(run: Run, entity: Entity, source: Snapshot, partitions: list[Partition]) -> Batches:
+    """Reads what a run's plan took up of an entity."""
     staging = StagingHook(run.run_id)
 
     def read() -> Iterator[pa.Table]:
-        for partition in partitions or [Partition(entity.name, 0, None, None)]:
+        for partition in partitions:
             keys = selected_keys(staging, partition)
             if keys != []:
                 yield from source.batches(entity, partition, run.batch_rows, keys=keys)
@@ -211,9 +211,10 @@ class FilesOperator(ValidateOperator):
         check = FileCheck(target, run.run_id, entity.name)
         yield from check.listed()
         which: Which = run.settings.verify_files  # type: ignore[assignment] - a closed set
-        if check.any_stored(which):
+        # First all of them: while files are read for hours, the target is asked nothing.
+        if files := check.stored(which):
             with closing(StorageHook.from_connection(max_retries=run.settings.max_retries)) as storage:
-                yield from check.bytes(storage, which)
+                yield from check.bytes(storage, files)
 
 
 class SamplesOperator(ValidateOperator):

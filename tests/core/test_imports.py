@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "include").rglob("*.py"))
-LIBRARIES = {"numpy", "pandas", "pyarrow", "rapidfuzz", "tiktoken", "include"}
+LIBRARIES = {"numpy", "pandas", "pyarrow", "rapidfuzz", "tiktoken", "jinja2", "include"}
 # Of the standard library, what reaches beyond the process.
 OUTSIDE = {"socket", "ssl", "http", "urllib", "ftplib", "smtplib", "subprocess", "sqlite3", "asyncio"}
 BANNED = ("airflow", "psycopg", "openai", "requests", "httpx", "supabase", "plugins", "dags", "local")

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from include.core.notes import Note
-from include.core.report import FATES, as_html, as_text, build, headline
+from include.core.report import build, headline
+from include.core.report_chart import fates, timeline
+from include.core.report_html import as_html
+from include.core.report_tables import FATES
+from include.core.report_text import as_text
 
 START = datetime(2024, 5, 6, 22, 0, 0, tzinfo=UTC)
 RUN = {
@@ -119,7 +123,7 @@ def test_a_phase_lasts_from_its_first_batch_to_its_last() -> None:
         ({"failed_tasks": ["loading.cases"]}, "REAL RUN failed: 307 rows"),
         (
             {"run": None, "batches": [], "checks": [], "failed_tasks": ["a"]},
-            "RUN failed: 0 rows of 0 entities",
+            "RUN failed before it was opened: nothing was read or written",
         ),
     ],
 )
@@ -275,3 +279,118 @@ def test_a_report_without_anything_is_written_in_every_form() -> None:
     made = report(batches=[], checks=[], order=[])
     assert "None." in as_html(made)
     assert as_text(made).startswith("REAL RUN completed: 0 rows of 0 entities")
+
+
+ESTIMATE = {
+    "based_on": None,
+    "recorded_at": "2024-05-06T22:00:01+00:00",
+    "phases": [
+        {"phase": "extraction", "rows": 300, "seconds": 2.0},
+        {"phase": "validation", "rows": 300, "seconds": 3.0},
+    ],
+    "other_seconds": 15.0,
+    "total_seconds": 20.0,
+}
+
+
+def test_an_estimate_is_held_against_reality() -> None:
+    batches = [*BATCHES, batch("cases", "ai_enhancement", 9, seconds=30, ends=50)]
+    made = report(batches=batches, estimate=ESTIMATE)["estimate"]
+    lines = {line.pop("phase"): line for line in made["phases"]}
+    assert lines["extraction"] == {
+        "rows": 300,
+        "estimated_seconds": 2.0,
+        "measured_seconds": 4.0,
+        "measured_by_estimated": 2.0,
+    }
+    assert lines["validation"]["measured_seconds"] is None  # the run did not come so far
+    # 90 seconds less the 30 of the provider, whose answers nobody can foresee.
+    assert lines["all but embeddings"]["measured_seconds"] == 60.0
+    for form in (as_text, as_html):
+        assert "documented rates, for no complete run came before" in form(report(estimate=ESTIMATE))
+    assert report()["estimate"] == {}
+
+
+def test_changed_parameters_are_marked() -> None:
+    made = report(defaults={"batch_size": 25_000, "entities": ()})
+    assert made["changed_parameters"] == {"batch_size": 25_000}
+    page = as_html(made)
+    assert re.search(r'<tr class="marked"><th scope="row">batch_size</th><td>100</td><td>25000</td>', page)
+    assert '<tr><th scope="row">entities</th><td>[]</td><td>the same</td>' in page
+
+
+def test_codes_come_with_their_meaning_once() -> None:
+    error = {"task": "loading.cases", "code": "TARGET_UNREACHABLE", "next_step": "Check it."}
+    made = report(
+        findings=[("patients", "quarantine", "parent_missing", 4), ("cases", "finding", "parent_missing", 1)],
+        errors=[error, error],
+        failed_tasks=["loading.cases"],
+    )
+    assert [line["code"] for line in made["meanings"]] == ["TARGET_UNREACHABLE", "parent_missing"]
+    assert len(made["errors"]) == 1
+    assert made["next_steps"][1] == "[TARGET_UNREACHABLE] Check it."
+    assert "The row this one belongs to is not in the target." in as_html(made)
+
+
+def test_what_waits_is_the_next_step() -> None:
+    note = Note("duplicates_found", {"entity": "patients", "merged": 2, "pending": 6, "again": 1})
+    made = report(notes=[note], findings=[("patients", "quarantine", "key_missing", 4)])
+    assert made["next_steps"] == [
+        "Decide on 7 doubtful pairs of patients: docs/reviewing-duplicates.md.",
+        "Look at the 4 rows in quarantine; the next run retries them by itself.",
+    ]
+
+
+def test_versions_are_those_of_code_and_platform() -> None:
+    made = report(platform={"airflow": "3.3.2", "target": "PostgreSQL 18.1"})
+    assert made["versions"] == {
+        "mapping": "1-abcdef01",
+        "code": "c0ffee",
+        "airflow": "3.3.2",
+        "target": "PostgreSQL 18.1",
+    }
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_has_words_for_its_charts() -> None:
+    page = as_html(report(estimate=ESTIMATE))
+    assert not re.search(r"(src|href)=|url\(|@import|<script|https?:", page)
+    assert (
+        'aria-label="patients: inserted 150, updated 30, unchanged 69, merged 10, rejected 40, skipped 1"'
+        in page
+    )
+    assert "Phases on a time axis: extraction from 0.0 s to 4.0 s; loading from 8.0 s to 12.0 s" in page
+    assert "@media print" in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("<table>") == page.count("<caption>") == page.count("<thead>")
+    assert len(re.findall("<th(?! scope=)[ >]", page)) == 0
+
+
+class TestCharts:
+    def test_a_bar_is_as_long_as_its_phase(self) -> None:
+        phases = report()["phases"]
+        chart = timeline(phases, 40.0)
+        assert chart is not None
+        assert [(bar.name, bar.left, bar.width) for bar in chart.bars] == [
+            ("extraction", 0.0, 10.0),
+            ("loading", 20.0, 10.0),
+        ]
+        assert chart.ticks[1] == (12.5, "5 s")
+        assert len(chart.ticks) == 9
+
+    def test_nothing_leaves_the_picture(self) -> None:
+        late = {"phase": "loading", "begins_seconds": 10.0, "ends_seconds": 10.0}
+        chart = timeline([late], 5.0)
+        assert chart is not None
+        (bar,) = chart.bars
+        assert bar.left + bar.width <= 100
+        assert bar.width > 0
+
+    def test_without_a_time_there_is_no_chart(self) -> None:
+        assert timeline([], 5.0) is None
+        assert timeline(report(run=None)["phases"], None) is None
+
+    def test_fates_fill_their_bar(self) -> None:
+        bars = fates(report()["entities"][1])
+        assert sum(bar.width for bar in bars) == pytest.approx(100)
+        assert [bar.left for bar in bars] == sorted(bar.left for bar in bars)
+        assert fates(dict.fromkeys(FATES, 0)) == ()

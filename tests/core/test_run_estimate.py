@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ from include.core.run_estimate import (
     DEFAULT_RATES,
     documents_of,
     embedding_cost,
+    expect,
     measured_rates,
     phase_times,
     readable_seconds,
@@ -47,6 +49,57 @@ class TestRates:
     )
     def test_what_tells_nothing_is_left_out(self, batches: list[dict[str, Any]]) -> None:
         assert measured_rates(batches) == {}
+
+    def test_rows_are_those_that_the_run_took_up(self) -> None:
+        batches = [batch("loading", 6_000, 10, 10), batch("validation", 30_000, 20, 10)]
+        assert measured_rates(batches) == {"loading": 600, "validation": 600}
+
+
+class TestExpectations:
+    PLANNED: Mapping[str, int] = {"profiles": 10_000, "patients": 5_000}
+
+    def seconds(self, last: Mapping[str, Any] | None, way: str = "postgres") -> dict[str, float]:
+        made = expect(PEOPLE, self.PLANNED, last, way)
+        assert made["total_seconds"] == pytest.approx(
+            made["other_seconds"] + sum(phase["seconds"] for phase in made["phases"])
+        )
+        return {phase["phase"]: phase["seconds"] for phase in made["phases"]} | {
+            "other": made["other_seconds"]
+        }
+
+    def last(self, taken: int, **phases: tuple[int, float]) -> dict[str, Any]:
+        lengths = {name: {"rows": rows, "seconds": seconds} for name, (rows, seconds) in phases.items()}
+        return {"run_id": "before", "seconds": 60.0, "taken": taken, "phases": lengths}
+
+    def test_what_took_long_for_many_rows_takes_longer_for_more(self) -> None:
+        last = self.last(
+            30_000, loading=(30_000, 10.0), validation=(150_000, 8.0), deduplication=(10_000, 2.0)
+        )
+        made = self.seconds(last)
+        assert (made["loading"], made["validation"], made["deduplication"]) == (5.0, 4.0, 1.0)
+        assert made["other"] == 40.0
+
+    def test_what_took_its_time_for_few_rows_takes_it_again(self) -> None:
+        rate = DEFAULT_RATES["loading"]
+        assert self.seconds(self.last(100, loading=(100, 3.0)))["loading"] == pytest.approx(
+            3 + 14_900 / rate, abs=0.01
+        )
+
+    def test_without_a_run_before_rates_are_documented_and_tasks_cost_something(self) -> None:
+        direct, client = self.seconds(None), self.seconds(None, "rest")
+        assert direct["loading"] == pytest.approx(0.5 + 15_000 / DEFAULT_RATES["loading"])
+        assert client.pop("loading") > 4 * direct.pop("loading") - 2
+        assert client == direct
+        assert expect(PEOPLE, self.PLANNED, None, "rest")["based_on"] is None
+
+    def test_nothing_planned_takes_next_to_nothing(self) -> None:
+        made = expect(PEOPLE, {}, None, "postgres")
+        assert {phase["rows"] for phase in made["phases"]} == {0}
+        assert made["total_seconds"] < 20
+
+    def test_rows_are_those_that_the_run_took_up(self) -> None:
+        batches = [batch("loading", 6_000, 10, 10), batch("validation", 30_000, 20, 10)]
+        assert measured_rates(batches) == {"loading": 600, "validation": 600}
 
 
 class TestTimes:

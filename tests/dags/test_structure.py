@@ -19,6 +19,7 @@ PHASES = (
     "extraction",
     "transformation",
     "deduplication",
+    "approval",
     "loading",
     "ai_enhancement",
     "validation",
@@ -44,7 +45,9 @@ CLOSE, REPORT = "completion.close", "completion.report"
 
 def expected_tasks() -> set[str]:
     """Every task id, made from the names of the entities."""
-    tasks = {f"preparation.{name}" for name in PREPARATION} | {f"validation.{name}" for name in VALIDATION}
+    tasks = {f"preparation.{name}" for name in (*PREPARATION, "estimate")} | {
+        f"validation.{name}" for name in VALIDATION
+    }
     for name in ENTITIES:
         tasks |= {f"preparation.plan.{name}", f"transformation.{name}", f"loading.{name}"}
         tasks.add(".".join(part for part in ("extraction", NESTED.get(name, ""), name) if part))
@@ -55,6 +58,8 @@ def expected_tasks() -> set[str]:
         "deduplication.patients_plan",
         "deduplication.patients_compare",
         "deduplication.patients",
+        "approval.numbers",
+        "approval.gate",
         "loading.deleted_rows",
         "loading.patients_merged",
         "loading.patients_survivors",
@@ -95,7 +100,9 @@ def test_every_phase_is_a_barrier(dag: DAG) -> None:
     [
         ("extraction", "transformation"),
         ("transformation", "deduplication"),
+        ("deduplication", "approval"),
         ("deduplication", "loading"),
+        ("approval", "loading"),
         ("loading", "ai_enhancement"),
         ("loading", "completion"),
     ],
@@ -147,6 +154,14 @@ def test_an_index_is_built_behind_its_vectors(dag: DAG) -> None:
 def test_nothing_precedes_the_check_of_settings(dag: DAG) -> None:
     assert [task.task_id for task in dag.roots] == ["preparation.check_settings"]
     assert before(dag, "preparation.plan.patients") == {f"preparation.{name}" for name in PREPARATION}
+
+
+def test_the_estimate_is_made_before_any_row_is_read(dag: DAG) -> None:
+    plans = {f"preparation.plan.{name}" for name in ENTITIES}
+    assert plans < before(dag, "preparation.estimate")
+    extracting = [task for task in dag.task_ids if phase(task) == "extraction"]
+    assert len(extracting) == len(ENTITIES)
+    assert all("preparation.estimate" in before(dag, task) for task in extracting)
 
 
 def test_the_report_is_the_teardown_of_the_run(dag: DAG) -> None:

@@ -8,10 +8,12 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import airflow
 import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from include.core.approval import APPROVE, REJECT
 from include.core.errors import REGISTRY
 from include.core.findings import FINDINGS
 from include.core.settings import params
@@ -29,6 +31,7 @@ PHASES = [
     "extraction",
     "transformation",
     "deduplication",
+    "approval",
     "loading",
     "ai_enhancement",
     "validation",
@@ -152,13 +155,65 @@ def test_dags_tasks_and_phases_of_the_pages_exist(readme, dags):
                 assert name in dag.task_ids or name in groups, f"{page.name}: {name}"
 
 
-def test_the_manual_of_the_dag_names_every_param(dags):
-    full, nightly = dags["mdw_full_migration"], dags["mdw_incremental_migration"]
-    line = full.doc_md.split("**Params.**")[1].split("\n\n")[0]
-    own = nightly.doc_md.split("**Params.**")[1].split("\n\n**")[0]
+def test_each_manual_names_every_param_of_its_dag(dags):
+    for name, dag in dags.items():
+        assert set(dag.params) <= set(re.findall(r"`(\w+)`", dag.doc_md)), name
 
-    assert set(re.findall(r"`(\w+)`", line)) == set(full.params)
-    assert set(re.findall(r"^\* `(\w+)`", own, re.MULTILINE)) == set(nightly.params) - set(full.params)
+
+def test_params_of_the_manuals_are_grouped_like_the_form(dags):
+    for name in ("mdw_full_migration", "mdw_incremental_migration", "mdw_preflight", "mdw_validation"):
+        dag = dags[name]
+        listed = dag.doc_md.split("**Params**")[1]
+        section, found = None, []
+        for title, param in re.findall(r"^\*([A-Z][^*]*)\*$|^\* `(\w+)` \(", listed, re.MULTILINE):
+            section = title or section
+            found += [(section, param)] if param else []
+        assert found == [
+            (dag.params.get_param(param).schema.get("section", "Essential"), param) for param in dag.params
+        ]
+
+
+def test_each_manual_says_what_to_do_before_and_when_a_task_is_red(dags):
+    for name, dag in dags.items():
+        for heading in ("**Before you start", "**Params", "red"):
+            assert heading in dag.doc_md, name
+
+
+def _buttons() -> set[str]:
+    """What Airflow's pages write on buttons, tabs and choices."""
+    folder = Path(airflow.__file__).parent / "ui" / "dist" / "i18n" / "locales" / "en"
+    told = {page: json.loads((folder / f"{page}.json").read_text()) for page in ("common", "dags", "hitl")}
+    actions, common = told["dags"]["runAndTaskActions"], told["common"]
+    clear = actions["clear"]["button"]
+    return {
+        *(clear.replace("{{type}}", common[kind]) for kind in ("dagRun_one", "taskInstance_one")),
+        *actions["options"].values(),
+        told["hitl"]["requiredAction_other"],
+        json.loads((folder / "components.json").read_text())["triggerDag"]["button"],
+    }
+
+
+def test_buttons_that_the_manuals_name_exist(dags):
+    buttons = _buttons() | {APPROVE, REJECT, "Migration"}
+    named = {
+        button
+        for dag in dags.values()
+        for button in re.findall(
+            r"(?<!\*)\*((?!The |A session)[A-Z][A-Za-z ]+)\*(?!\*)",
+            " ".join(dag.doc_md.split("**Params**")[0].split()),
+        )
+    }
+    assert {"Clear Dag Run", "Clear Task Instance", "Clear only failed tasks", "Trigger"} <= named
+    assert named <= buttons
+
+
+def test_codes_and_tasks_that_the_manuals_name_exist(dags):
+    tasks = {task for dag in dags.values() for task in dag.task_ids}
+    for name, dag in dags.items():
+        assert set(re.findall(r"`?\[([A-Z_]+)\]", dag.doc_md)) <= set(REGISTRY), name
+        for phase, task in re.findall(r"`([a-z_]+)\.([a-z_0-9]+)`", dag.doc_md):
+            if phase in PHASES:
+                assert f"{phase}.{task}" in tasks, name
 
 
 def test_variables_of_the_pages_are_read_by_the_code(readme):

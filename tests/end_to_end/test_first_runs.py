@@ -50,7 +50,7 @@ class TestDryRun:
 
     def test_stages_without_data_are_skipped(self, first_runs: FirstRuns) -> None:
         skipped = {task.split(".")[0] for task, state in first_runs.dry.tasks.items() if state == "skipped"}
-        assert skipped == {"ai_enhancement", "validation", "loading"}
+        assert skipped == {"approval", "ai_enhancement", "validation", "loading"}
         states = first_runs.dry.tasks.items()
         loading = {task for task, state in states if state == "skipped" and task.startswith("loading")}
         assert loading == {"loading.phase_2a_files.copy_files[-1]"}

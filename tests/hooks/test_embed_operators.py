@@ -318,14 +318,18 @@ class TestFaults:
 
 
 KILLED = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from unittest.mock import patch
+from plugins.hooks.staging import StagedFolder, staging_root
 from plugins.hooks.vectors import VectorStore
 from tests.hooks.test_embed_operators import World
 from plugins.hooks.target_postgres import open_postgres
 from tests.hooks.loading import Target
 
 def die(*_, **__):
+    # The next request is on its way meanwhile, and nobody knows what became of one that died with its task.
+    while len(StagedFolder(staging_root()).names("answers", "projects")) < 2:
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 with open_postgres() as target:
@@ -352,11 +356,12 @@ class TestInterruptions:
             capture_output=True,
             text=True,
             check=False,
+            timeout=120,
         )
         assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
         assert world.vectors() == {}
         answered = world.server.answered.copy()
-        assert answered.total() >= 4
+        assert answered.total() == 8
         # The same run is cleared; or a new one is triggered, which knows nothing of the old one's staging.
         world.embed(world.run("run-2"))
         assert len(world.vectors()) == 10

@@ -294,7 +294,7 @@ class TestPlans:
             world.embed(run)
             assert world.target.all(counted) == [(12, 12)]
 
-    def test_texts_of_many_tokens_are_more_shares(
+    def test_texts_of_many_tokens_are_more_jobs_of_the_batch_api(
         self,
         world: World,  # noqa: F811
         monkeypatch: pytest.MonkeyPatch,
@@ -302,7 +302,9 @@ class TestPlans:
         monkeypatch.setattr("plugins.operators.plan_embeddings._TOKENS_PER_SHARE", 50)
         world.projects(*range(6))
         tokens = sum(tokens_of(world.text(key)) for key in range(6))
-        assert len(world.plan(world.run())) == -(-tokens // 50)
+        assert len(world.plan(world.run("run-1", ai_batch_api=True))) == -(-tokens // 50)
+        # Sent directly, more tasks would only wait for each other's turn.
+        assert len(world.plan(world.run("run-2"))) == 1
 
 
 class TestJobs:

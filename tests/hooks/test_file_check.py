@@ -40,7 +40,9 @@ def checks(
     check = FileCheck(copying.target.api, run, "projects", concurrency=2)
     storage = StorageHook(copying.server.url, KEY, max_retries=0)
     progress = [] if told is None else told
-    found = [*check.listed(), *check.bytes(storage, which, lambda *counts: progress.append(counts))]
+    found = [*check.listed()]
+    if which != "none":
+        found += check.bytes(storage, check.stored(which), lambda *counts: progress.append(counts))
     storage.close()
     return {each.name: each for each in found}
 

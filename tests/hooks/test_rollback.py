@@ -26,10 +26,11 @@ NOT_JOURNALED = {
     "migration.audit_log", "migration.audit_seals", "migration.batches", "migration.calls", "migration.case_contents",
     "migration.checks", "migration.differences", "migration.embedding_accounts", "migration.embedding_estimates",
     "migration.embedding_jobs", "migration.embedding_requests", "migration.embedding_spending", "migration.entities",
-    "migration.finding_kinds", "migration.incoming", "migration.journal", "migration.patient_contents",
-    "migration.planned_ids", "migration.plans", "migration.project_contents", "migration.run_lock",
-    "migration.run_notes", "migration.runs", "migration.samples", "migration.schema_objects",
-    "migration.schema_versions", "migration.survivors", "migration.workflow_template_contents",
+    "migration.finding_kinds", "migration.former_decisions", "migration.incoming", "migration.journal",
+    "migration.notifications", "migration.patient_contents", "migration.planned_ids", "migration.plans",
+    "migration.project_contents", "migration.run_estimates", "migration.run_lock", "migration.run_notes",
+    "migration.runs", "migration.samples", "migration.schema_objects", "migration.schema_versions",
+    "migration.survivors", "migration.workflow_template_contents",
 }  # fmt: skip
 
 

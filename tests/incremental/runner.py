@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ from airflow.sdk import DAG
 from airflow.sdk.bases.operator import BaseOperator, ExecutorSafeguard
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.definitions.xcom_arg import XComArg
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 
 from local.environment import PROJECT
 from tests.end_to_end.runs import Databases
@@ -56,12 +57,14 @@ class Outcome:
         states: task id, with ``[map index]`` where it is mapped → state.
         results: task id → what it returned; of a mapped task one value per instance.
         errors: exceptions of failed tasks in the order of their failure.
+        questions: what a person was asked, headline and text.
     """
 
     run_id: str
     states: Mapping[str, str]
     results: Mapping[str, Any]
     errors: tuple[Exception, ...]
+    questions: tuple[str, ...] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -102,6 +105,7 @@ def run(
     without: str = "",
     environment: Mapping[str, str] | None = None,
     configuration: Mapping[str, Any] | None = None,
+    answer: str = "Approve",
     **conf: Any,
 ) -> Outcome:
     """One run from its first task to its teardown.
@@ -112,6 +116,7 @@ def run(
         without: a group of tasks to leave out.
         environment: further variables of this run.
         configuration: params by any name, as conf.
+        answer: what a person answers who is asked.
         conf: params that differ from the DAG's defaults.
     """
     conf |= configuration or {}
@@ -125,7 +130,7 @@ def run(
     }
     params = {**dag.params.dump(), **conf}
     with _variables(variables), _Sessions().kept():
-        return _Walk(dag, run_id or f"test__{uuid.uuid4().hex}", conf, params, without).finish()
+        return _Walk(dag, run_id or f"test__{uuid.uuid4().hex}", conf, params, without, answer).finish()
 
 
 @contextmanager
@@ -189,10 +194,12 @@ class _Walk:
     conf: Mapping[str, Any]
     params: Mapping[str, Any]
     without: str
+    answer: str
     states: dict[str, str] = field(default_factory=dict)
     instances: dict[str, dict[int, str]] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     errors: list[Exception] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
 
     def finish(self) -> Outcome:
         """Every task once, those it depends on first; teardowns whatever happened."""
@@ -207,7 +214,9 @@ class _Walk:
             for task, states in self.instances.items()
             for index, state in states.items()
         }
-        return Outcome(self.run_id, {**self.states, **named}, self.results, tuple(self.errors))
+        return Outcome(
+            self.run_id, {**self.states, **named}, self.results, tuple(self.errors), tuple(self.questions)
+        )
 
     def _fate(self, task: Operator) -> str | None:
         """The state of a task that must not start, by its trigger rule; None if it may."""
@@ -268,7 +277,7 @@ class _Walk:
         state, result = SUCCESS, None
         try:
             # What one task hands to the next is JSON in Airflow's database.
-            result = json.loads(json.dumps(own.run(operator.execute, context)))
+            result = json.loads(json.dumps(own.run(self._completed, operator, context)))
         except AirflowSkipException:
             state = SKIPPED
         except Exception as error:  # noqa: BLE001 - any failure is the run's result
@@ -279,8 +288,26 @@ class _Walk:
         self.instances.setdefault(operator.task_id, {})[index] = state
         return state, result
 
+    def _completed(self, operator: BaseOperator, context: Any) -> Any:
+        """What the task returns; where it asks a person, behind the answer."""
+        with patch("airflow.providers.standard.operators.hitl.upsert_hitl_detail", self._asked):
+            try:
+                return operator.execute(context)
+            except TaskAwaitingInput as waiting:
+                said = {
+                    "chosen_options": [self.answer],
+                    "params_input": {},
+                    "responded_at": datetime.now(UTC),
+                    "responded_by_user": {"id": "tests", "name": "tests"},
+                }
+                return getattr(operator, waiting.method_name)(context, event=said)
+
+    def _asked(self, *, subject: str, body: str, **_: Any) -> None:
+        self.questions.append(f"{subject}\n{body}")
+
     def _context(self, operator: BaseOperator, index: int) -> Any:
         instance = SimpleNamespace(
+            id=uuid.uuid4(),
             task_id=operator.task_id,
             dag_id=self.dag.dag_id,
             run_id=self.run_id,

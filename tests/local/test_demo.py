@@ -109,8 +109,8 @@ def test_a_failed_runs_code_is_kept_beside_its_summary(tmp_path: Path) -> None:
 
 
 def test_conf_is_a_json_object_that_is_laid_over_the_demos_own() -> None:
-    assert demo._conf("") == {}
-    given = demo._conf('{"dry_run": true, "entities": ["patients"]}')
+    assert demo.conf_argument("") == {}
+    given = demo.conf_argument('{"dry_run": true, "entities": ["patients"]}')
     assert given == {"dry_run": True, "entities": ["patients"]}
     assert {**demo.DEFAULT_CONF[demo.DAG_ID], **given}["dry_run"] is True
     assert demo.DEFAULT_CONF[demo.DAG_ID] == {"dry_run": False}

@@ -140,6 +140,15 @@ class Scheduler:
         where = f"{_of(run)}/taskInstances/{place[0]}" + (f"/{place[1]}" if place[1] >= 0 else "")
         self._client.patch(where, json={"new_state": "success"}).raise_for_status()
 
+    def question(self, run: Run, task: str) -> Any:
+        """What a waiting task asks: subject, body, options and, once it is answered, the answer."""
+        return self._get(f"{_of(run)}/taskInstances/{task}/-1/hitlDetails")
+
+    def answer(self, run: Run, task: str, option: str) -> None:
+        """A button below *Required Actions*."""
+        path = f"{_of(run)}/taskInstances/{task}/-1/hitlDetails"
+        self._client.patch(path, json={"chosen_options": [option], "params_input": {}}).raise_for_status()
+
     def log(self, run: Run, place: Place) -> str:
         """The log of the last try."""
         task, index = place

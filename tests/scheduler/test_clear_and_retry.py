@@ -20,7 +20,7 @@ from tests.scheduler.scheduler import Place, Run, Scheduler, TaskInstance, await
 
 ROWS_PER_PARTITION = 40
 SEEDS = (1,)
-CHUNKS = 3
+CHUNKS = 2
 GATE = 7
 """Key of the advisory lock that loads wait for."""
 MOST_SECONDS = 60.0

@@ -44,6 +44,8 @@ CREATE TABLE migration.run_lock (
   run_id text NOT NULL UNIQUE REFERENCES migration.runs DEFERRABLE INITIALLY DEFERRED,
   since timestamptz NOT NULL DEFAULT clock_timestamp(),
   heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- So long the run may wait in silence for a person's answer.
+  awaits_until timestamptz,
   host text NOT NULL,
   process_space text,
   pid integer,

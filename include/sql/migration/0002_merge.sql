@@ -2,12 +2,17 @@
 --   open_stage → rows into pg_temp.stage (COPY or JSON, or stage_affected) → classify_stage → apply_stage
 -- all in one transaction, so business rows, id_map, quarantine and ledger commit together or not at all.
 -- Staged references are those of the source; classify_stage leads them to survivors and clears what is not there.
+--
+-- What a batch costs depends on its rows alone: each looks up by key what it needs (LATERAL or EXISTS with OFFSET 0, which
+-- the planner takes for an order), whatever the statistics of a table say that other tasks fill at the same time.
 
+-- Made once for a batch and emptied for each part of it: a transaction holds the locks of all tables it has made, and
+-- where many rows are refused one by one the server would run out of them.
 CREATE FUNCTION migration.open_stage(p_entity text) RETURNS void
 LANGUAGE plpgsql SET search_path = '' SET client_min_messages = warning AS $$
 BEGIN
   DROP TABLE IF EXISTS pg_temp.stage, pg_temp.stage_rejects, pg_temp.stage_findings, pg_temp.stage_redirects,
-    pg_temp.fates;
+    pg_temp.fates, pg_temp.refused;
   -- AS SELECT carries types but no constraints: those speak when the row reaches its table.
   EXECUTE format(
     'CREATE TEMPORARY TABLE stage ON COMMIT DROP AS
@@ -17,7 +22,18 @@ BEGIN
   CREATE TEMPORARY TABLE stage_findings (legacy_id text, code text, "column" text) ON COMMIT DROP;
   CREATE TEMPORARY TABLE stage_redirects (legacy_id text, "column" text, original_id uuid, stored_id uuid)
     ON COMMIT DROP;
+  CREATE TEMPORARY TABLE fates ON COMMIT DROP AS
+  SELECT NULL::text AS legacy_id, NULL::uuid AS id, NULL::text AS bad_column, false AS known, m.source_version,
+    m.mapping_version, m.rules_version, NULL::text AS fate
+  FROM migration.id_map m WITH NO DATA;
+  CREATE TEMPORARY TABLE refused (legacy_id text, target_id uuid) ON COMMIT DROP;
 END $$;
+
+CREATE FUNCTION migration.empty_stage() RETURNS void
+LANGUAGE sql SET search_path = '' AS $$
+  TRUNCATE pg_temp.stage, pg_temp.stage_rejects, pg_temp.stage_findings, pg_temp.stage_redirects, pg_temp.fates,
+    pg_temp.refused
+$$;
 
 -- Merged rows and their survivors: as deduplication decided in this run, else as they are.
 CREATE FUNCTION migration.survivors_of(p_run text, p_entity text) RETURNS TABLE (id uuid, survivor_id uuid)
@@ -42,7 +58,9 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
       WHEN EXISTS (SELECT 1 FROM migration.planned_ids d WHERE d.run_id = p_run) THEN
         'coalesce((SELECT NOT d.deleted FROM migration.planned_ids d WHERE d.run_id = %3$L AND d.id = %1$s),
           EXISTS (SELECT 1 FROM public.%2$I p WHERE p.id = %1$s AND p.deleted_at IS NULL))'
-      ELSE 'EXISTS (SELECT 1 FROM public.%2$I p WHERE p.id = %1$s AND p.deleted_at IS NULL)'
+      -- A batch looks its references up; those of a whole table (no p_entity) are joined.
+      ELSE 'EXISTS (SELECT 1 FROM public.%2$I p WHERE p.id = %1$s AND p.deleted_at IS NULL'
+        || CASE WHEN p_entity = '' THEN ')' ELSE ' OFFSET 0)' END
     END || CASE WHEN r_entity = p_entity THEN ' OR EXISTS (SELECT 1 FROM pg_temp.stage o WHERE o.id = %1$s)' ELSE '' END
     || ')', r_id, r_entity, p_run)
 $$;
@@ -59,7 +77,7 @@ DECLARE
   found text;
 BEGIN
   SELECT * INTO STRICT spec FROM migration.entities e WHERE e.entity = p_entity;
-  ANALYZE pg_temp.stage;
+  ANALYZE pg_temp.stage (legacy_id, id);  -- the number of rows and what joins go by; the rest would cost more than it gives
   IF migration.may_merge(p_entity) THEN
     EXECUTE 'UPDATE pg_temp.stage s SET merged_into = v.survivor_id
       FROM migration.survivors_of($1, $2) v WHERE v.id = s.id' USING p_run, p_entity;
@@ -100,9 +118,11 @@ BEGIN
     END IF;
   END LOOP;
 
+  -- A table that was vacuumed while it was empty is planned to be read whole for each row, and other tasks may be filling it.
+  PERFORM set_config('enable_seqscan', 'off', true);
   EXECUTE format(
-    'CREATE TEMPORARY TABLE fates ON COMMIT DROP AS
-     SELECT s.legacy_id, s.id, s.bad_column,
+    'INSERT INTO pg_temp.fates SELECT s.legacy_id, s.id, s.bad_column, m.legacy_id IS NOT NULL AS known,
+       m.source_version, m.mapping_version, m.rules_version,
        CASE
          WHEN s.bad_column IS NOT NULL THEN ''rejected''
          WHEN b.id IS NOT NULL AND b.deleted_at IS NULL AND m.content_hash = s.content_hash
@@ -112,10 +132,12 @@ BEGIN
          ELSE ''updated''
        END AS fate
      FROM (SELECT s.*, %2$s AS bad_column FROM pg_temp.stage s) s
-     LEFT JOIN public.%3$I b ON b.id = s.id
-     LEFT JOIN migration.id_map m ON m.entity = %4$L AND m.legacy_id = s.legacy_id',
+     LEFT JOIN LATERAL (SELECT * FROM public.%3$I t WHERE t.id = s.id OFFSET 0) b ON true
+     LEFT JOIN LATERAL (SELECT * FROM migration.id_map i WHERE i.entity = %4$L AND i.legacy_id = s.legacy_id OFFSET 0) m
+       ON true',
     CASE WHEN migration.may_merge(p_entity) THEN 's.merged_into IS NOT NULL' ELSE 'false' END,
     bad_column, p_entity, p_entity, same_references);
+  PERFORM set_config('enable_seqscan', 'on', true);
   IF p_keep THEN
     EXECUTE format(
       'UPDATE pg_temp.fates f SET fate = ''skipped'' FROM %s
@@ -139,24 +161,35 @@ DECLARE
   names text;
   assignments text;
   survivor text;
+  any_known boolean;
+  any_merged boolean;
+  any_outdated boolean;
 BEGIN
   SELECT * INTO STRICT spec FROM migration.entities e WHERE e.entity = p_entity;
   SELECT string_agg(quote_ident(c), ', '), string_agg(format('%1$I = excluded.%1$I', c), ', ')
     INTO names, assignments FROM unnest(spec.columns) AS c;
   survivor := CASE WHEN 'merged_into' = ANY (spec.columns) THEN 's.merged_into' ELSE 'NULL::uuid' END;
 
+  -- Most batches have nothing to do for some of the statements below, which then are not even planned.
+  SELECT coalesce(bool_or(f.known), false), coalesce(bool_or(f.fate = 'merged'), false) INTO any_known, any_merged
+  FROM pg_temp.fates f;
+
   -- First, so that a row may take a unique value over from one that is refused now.
   PERFORM migration.quarantine_stage(p_run, p_entity);
-  EXECUTE format(
+  IF any_known AND migration.may_merge(p_entity) THEN
+    EXECUTE format(
     'UPDATE migration.merges g SET undone_at = now() FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id)
      WHERE g.merged_id = f.id AND g.undone_at IS NULL AND f.fate IN (''updated'', ''merged'')
        AND g.survivor_id IS DISTINCT FROM %s', survivor);
-  EXECUTE format(
+  END IF;
+  IF any_merged THEN
+    EXECUTE format(
     'INSERT INTO migration.merges (run_id, entity, survivor_id, merged_id, before_image)
      SELECT %1$L, %2$L, %3$s, f.id, to_jsonb(b) || migration.taken_back(b.metadata)
      FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id) LEFT JOIN public.%2$I b ON b.id = f.id
      WHERE f.fate = ''merged'' ON CONFLICT (merged_id) WHERE undone_at IS NULL DO NOTHING',
     p_run, p_entity, survivor);
+  END IF;
   EXECUTE format(
     'INSERT INTO public.%1$I (id, %2$s) SELECT f.id, %3$s
      FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id) WHERE f.fate IN (''inserted'', ''updated'', ''merged'')
@@ -174,31 +207,38 @@ BEGIN
        mapping_version = excluded.mapping_version, rules_version = excluded.rules_version, state = excluded.state,
        last_run = excluded.last_run, written_at = now()',
     p_entity, survivor, p_mapping_version, p_rules_version, p_run);
-  IF spec.vectors IS NOT NULL AND migration.may_merge(p_entity) THEN
+  IF spec.vectors IS NOT NULL AND any_merged THEN
     EXECUTE format('DELETE FROM public.%I v USING pg_temp.fates f WHERE v.%I = f.id AND f.fate = ''merged''',
       spec.vectors ->> 'table', spec.vectors ->> 'owner');
   END IF;
   -- The source wrote the row, but nothing that is stored: remembered, so that it is not read again.
-  UPDATE migration.id_map m SET source_version = s.source_version, mapping_version = p_mapping_version,
-    rules_version = p_rules_version
-  FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id)
-  WHERE m.entity = p_entity AND m.legacy_id = f.legacy_id AND f.fate = 'unchanged'
-    AND (m.source_version, m.mapping_version, m.rules_version)
-      IS DISTINCT FROM (s.source_version, p_mapping_version, p_rules_version);
+  -- An aggregate, for EXISTS would be planned as if the first row looked at were one.
+  SELECT coalesce(bool_or((f.source_version, f.mapping_version, f.rules_version)
+      IS DISTINCT FROM (s.source_version, p_mapping_version, p_rules_version)), false) INTO any_outdated
+  FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id) WHERE f.fate = 'unchanged';
+  IF any_outdated THEN
+    UPDATE migration.id_map m SET source_version = s.source_version, mapping_version = p_mapping_version,
+      rules_version = p_rules_version
+    FROM pg_temp.fates f JOIN pg_temp.stage s USING (legacy_id)
+    WHERE m.entity = p_entity AND m.legacy_id = f.legacy_id AND f.fate = 'unchanged'
+      AND (m.source_version, m.mapping_version, m.rules_version)
+        IS DISTINCT FROM (s.source_version, p_mapping_version, p_rules_version);
+  END IF;
 
-  DELETE FROM migration.findings g USING pg_temp.stage s
-  WHERE g.entity = p_entity AND g.legacy_id = s.legacy_id AND NOT EXISTS (
-    SELECT 1 FROM pg_temp.stage_findings n
-    WHERE n.legacy_id = g.legacy_id AND n.code = g.code AND n."column" = g."column");
+  IF any_known THEN
+    DELETE FROM migration.findings g USING pg_temp.stage s
+    WHERE g.entity = p_entity AND g.legacy_id = s.legacy_id AND NOT EXISTS (
+      SELECT 1 FROM pg_temp.stage_findings n
+      WHERE n.legacy_id = g.legacy_id AND n.code = g.code AND n."column" = g."column");
+    DELETE FROM migration.redirects g USING pg_temp.stage s
+    WHERE g.entity = p_entity AND g.legacy_id = s.legacy_id AND NOT EXISTS (
+      SELECT 1 FROM pg_temp.stage_redirects n
+      WHERE n.legacy_id = g.legacy_id AND n."column" = g."column" AND n.original_id = g.original_id);
+  END IF;
   INSERT INTO migration.findings (entity, legacy_id, code, "column", run_id)
   SELECT DISTINCT p_entity, n.legacy_id, n.code, n."column", p_run
   FROM pg_temp.stage_findings n JOIN pg_temp.fates f USING (legacy_id) WHERE f.fate <> 'rejected'
   ON CONFLICT DO NOTHING;
-
-  DELETE FROM migration.redirects g USING pg_temp.stage s
-  WHERE g.entity = p_entity AND g.legacy_id = s.legacy_id AND NOT EXISTS (
-    SELECT 1 FROM pg_temp.stage_redirects n
-    WHERE n.legacy_id = g.legacy_id AND n."column" = g."column" AND n.original_id = g.original_id);
   INSERT INTO migration.redirects AS g (entity, legacy_id, "column", original_id, stored_id)
   SELECT p_entity, n.legacy_id, n."column", n.original_id, n.stored_id
   FROM pg_temp.stage_redirects n JOIN pg_temp.fates f USING (legacy_id) WHERE f.fate <> 'rejected'
@@ -221,6 +261,17 @@ LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   vectors jsonb;
 BEGIN
+  -- A row that made it closes its entry.
+  UPDATE migration.quarantine q SET status = 're-driven', resolved_run_id = p_run
+  WHERE q.id = ANY (ARRAY(
+    SELECT o.id FROM pg_temp.fates f CROSS JOIN LATERAL (
+      SELECT w.id FROM migration.quarantine w
+      WHERE w.entity = p_entity AND w.legacy_id = f.legacy_id AND w.status = 'open' OFFSET 0) o
+    WHERE f.fate <> 'rejected' AND NOT EXISTS (SELECT 1 FROM pg_temp.stage_rejects r WHERE r.legacy_id = f.legacy_id)));
+  IF NOT EXISTS (SELECT FROM pg_temp.stage_rejects) AND NOT EXISTS (SELECT FROM pg_temp.fates f WHERE f.fate = 'rejected') THEN
+    RETURN;
+  END IF;
+
   INSERT INTO migration.quarantine AS q (entity, legacy_id, code, "column", reason, how_to_fix, payload, run_id)
   SELECT p_entity, r.legacy_id, r.code, r."column", k.reason, k.how_to_fix, r.payload, p_run
   FROM (
@@ -253,8 +304,7 @@ BEGIN
     AND NOT EXISTS (SELECT 1 FROM pg_temp.fates f WHERE f.legacy_id = r.legacy_id);
 
   -- What was loaded before and is refused now is no row of the target: it would not be there after a fresh load.
-  CREATE TEMPORARY TABLE refused ON COMMIT DROP AS
-  SELECT m.legacy_id, m.target_id FROM migration.id_map m
+  INSERT INTO pg_temp.refused SELECT m.legacy_id, m.target_id FROM migration.id_map m
   WHERE m.entity = p_entity AND m.state = 'quarantined'
     AND m.legacy_id IN (SELECT f.legacy_id FROM pg_temp.fates f WHERE f.fate = 'rejected'
       UNION ALL SELECT r.legacy_id FROM pg_temp.stage_rejects r);
@@ -270,12 +320,6 @@ BEGIN
     EXECUTE format('DELETE FROM public.%I v USING pg_temp.refused r WHERE v.%I = r.target_id',
       vectors ->> 'table', vectors ->> 'owner');
   END IF;
-  DROP TABLE pg_temp.refused;
-
-  UPDATE migration.quarantine q SET status = 're-driven', resolved_run_id = p_run
-  FROM pg_temp.fates f
-  WHERE q.entity = p_entity AND q.legacy_id = f.legacy_id AND q.status = 'open' AND f.fate <> 'rejected'
-    AND NOT EXISTS (SELECT 1 FROM pg_temp.stage_rejects r WHERE r.legacy_id = f.legacy_id);
 END $$;
 
 -- Stages rows of the target whose references fit no more, though the source did not touch them: the row referred
@@ -354,7 +398,7 @@ BEGIN
   RETURN staged;
 END $$;
 
-REVOKE ALL ON FUNCTION migration.open_stage, migration.survivors_of, migration.may_merge, migration.reference_exists,
+REVOKE ALL ON FUNCTION migration.open_stage, migration.empty_stage, migration.survivors_of, migration.may_merge, migration.reference_exists,
   migration.classify_stage, migration.apply_stage, migration.quarantine_stage, migration.stage_affected FROM PUBLIC;
 
 INSERT INTO migration.schema_versions (name) VALUES ('migration/0002_merge.sql');

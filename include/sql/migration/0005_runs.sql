@@ -16,12 +16,13 @@ BEGIN
   FROM migration.runs r WHERE r.run_id = p_run;
 END $$;
 
--- Who holds the lock; NULL: nobody. `silent` are the seconds since the last sign of life, by the clock of the target.
+-- Who holds the lock; NULL: nobody. `silent` are the seconds since the last sign of life, or since an answer was due, by
+-- the clock of the target.
 CREATE FUNCTION migration_api.lock_holder() RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = '' AS $$
   SELECT jsonb_build_object('run_id', l.run_id, 'dag_id', r.dag_id, 'type', r.type, 'dry_run', r.dry_run,
-    'started_by', r.started_by, 'since', l.since, 'heartbeat_at', l.heartbeat_at,
-    'silent', extract(epoch FROM clock_timestamp() - l.heartbeat_at)::double precision,
+    'started_by', r.started_by, 'since', l.since, 'heartbeat_at', l.heartbeat_at, 'awaits_until', l.awaits_until,
+    'silent', extract(epoch FROM clock_timestamp() - greatest(l.heartbeat_at, l.awaits_until))::double precision,
     'host', l.host, 'process_space', l.process_space, 'pid', l.pid, 'process_started', l.process_started)
   FROM migration.run_lock l JOIN migration.runs r USING (run_id)
 $$;
@@ -36,10 +37,10 @@ $$;
 -- A sign of life at the start of a step, which may run in another process than the one before.
 CREATE FUNCTION migration.confirm_lock(p_run text, p_process jsonb) RETURNS void
 LANGUAGE sql SET search_path = '' AS $$
-  UPDATE migration.run_lock l SET heartbeat_at = clock_timestamp(), host = p.host, process_space = p.space,
-    pid = p.pid, process_started = p.started
+  UPDATE migration.run_lock l SET heartbeat_at = clock_timestamp(), awaits_until = NULL, host = p.host,
+    process_space = p.space, pid = p.pid, process_started = p.started
   FROM jsonb_to_record(p_process) AS p (host text, space text, pid integer, started double precision)
-  WHERE l.run_id = p_run AND (l.heartbeat_at < clock_timestamp() - interval '5 s'
+  WHERE l.run_id = p_run AND (l.heartbeat_at < clock_timestamp() - interval '5 s' OR l.awaits_until IS NOT NULL
     OR (l.pid, l.process_started) IS DISTINCT FROM (p.pid, p.started))
 $$;
 

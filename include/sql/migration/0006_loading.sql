@@ -47,7 +47,7 @@ DECLARE
   values text;
   digested text[];
 BEGIN
-  PERFORM migration.open_stage(p_entity);
+  PERFORM migration.empty_stage();
   SELECT string_agg(quote_ident(c.name), ', ' ORDER BY c.number),
       string_agg(format('r.%I::%s', c.name, c.type), ', ' ORDER BY c.number)
     INTO names, values FROM migration.incoming_columns() c;
@@ -108,7 +108,6 @@ BEGIN
     END IF;
   END;
   IF p_low = p_high THEN
-    PERFORM migration.open_stage(p_entity);
     IF culprit = '' THEN
       culprit := migration.unreadable_column(p_low);
     END IF;
@@ -135,6 +134,7 @@ DECLARE
   last bigint := coalesce((SELECT max(r.place) FROM pg_temp.incoming_rows r), 0);
   refused jsonb;
 BEGIN
+  PERFORM migration.open_stage(p_entity);
   BEGIN
     RETURN migration.merge_range(p_run, p_entity, p_versions, 1, last, '{}', rejects);
   EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN

@@ -148,6 +148,25 @@ LANGUAGE sql IMMUTABLE SET search_path = '' AS $$
   SELECT ARRAY(SELECT i FROM unnest(ARRAY[p_one, p_other]) AS i ORDER BY length(i), i COLLATE "C")
 $$;
 
+-- What the last decision on a pair replaced, so that who made it can take it back (migration_api.undo_decision).
+CREATE TABLE migration.former_decisions (
+  entity text NOT NULL,
+  left_legacy_id text COLLATE "C" NOT NULL,
+  right_legacy_id text COLLATE "C" NOT NULL,
+  replaced_by text NOT NULL,
+  -- duplicate_pairs.reviewed_at: whatever came later cannot be taken back by this.
+  replaced_at timestamptz NOT NULL,
+  status text NOT NULL,
+  decided_by text,
+  decided_at timestamptz,
+  decision_reason text,
+  left_hash text,
+  right_hash text,
+  asked_again_at timestamptz,
+  PRIMARY KEY (entity, left_legacy_id, right_legacy_id)
+);
+ALTER TABLE migration.former_decisions ENABLE ROW LEVEL SECURITY;
+
 -- Keeps a decision on a pair with the hashes of its rows, unless it is known; returns whether it is new.
 CREATE FUNCTION migration.keep_decision(p_entity text, p_pair text[], p_decision text, p_by text, p_reason text,
   p_left_hash text, p_right_hash text) RETURNS boolean
@@ -176,6 +195,13 @@ BEGIN
   IF NOT FOUND THEN
     RETURN false;
   END IF;
+  DELETE FROM migration.former_decisions f
+  WHERE f.entity = p_entity AND f.left_legacy_id = p_pair[1] AND f.right_legacy_id = p_pair[2];
+  INSERT INTO migration.former_decisions (entity, left_legacy_id, right_legacy_id, replaced_by, replaced_at, status,
+    decided_by, decided_at, decision_reason, left_hash, right_hash, asked_again_at)
+  SELECT former.entity, former.left_legacy_id, former.right_legacy_id, p_by, now(), former.status, former.decided_by,
+    former.decided_at, former.decision_reason, former.left_hash, former.right_hash, former.asked_again_at
+  WHERE former.entity IS NOT NULL;
   INSERT INTO migration.audit_log (event, details) VALUES ('pair ' || p_decision, jsonb_build_object(
     'entity', p_entity, 'left', p_pair[1], 'right', p_pair[2], 'by', p_by,
     'before', former.status, 'before_by', former.decided_by, 'before_at', former.decided_at));

@@ -1,0 +1,1 @@
+"""How fast patients travel: against the raw COPY limit, peers and earlier rounds of this project itself."""
