@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from airflow.sdk import DAG
 
 from plugins import phases
 from plugins.form import form, manual
+from plugins.schedule import schedule
 
 MANUAL = """
 ### Incremental migration: what changed in the legacy MDW → Supabase
@@ -50,20 +49,11 @@ them too, and rows that only waited for a parent need no retry of their own.
 
 """
 
-_NIGHTLY = "0 2 * * *"
-
-
-def _schedule() -> str | None:
-    """The installation's schedule; a wrong one is refused by Airflow when the file is parsed."""
-    text = os.environ.get("MIGRATION_SCHEDULE") or _NIGHTLY
-    return None if text.strip().lower() == "none" else text
-
-
 with DAG(
     dag_id="mdw_incremental_migration",
     description="What changed in the legacy MDW database since the last run, nightly",
     doc_md=MANUAL + manual("incremental"),
-    schedule=_schedule(),
+    schedule=schedule("MIGRATION_SCHEDULE", "0 2 * * *"),
     catchup=False,
     params=form("incremental"),
     tags=["mdw", "migration"],

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from airflow.sdk import DAG
 
 from plugins import phases
 from plugins.form import form, manual
+from plugins.schedule import schedule
 
 MANUAL = """
 ### Validation: is the target still what the source demands?
@@ -50,17 +49,11 @@ row and column, without values.
 """
 
 
-def _schedule() -> str | None:
-    """The installation's schedule; a wrong one is refused by Airflow when the file is parsed."""
-    text = os.environ.get("MIGRATION_VALIDATION_SCHEDULE") or "none"
-    return None if text.strip().lower() == "none" else text
-
-
 with DAG(
     dag_id="mdw_validation",
     description="Compare the target with the legacy MDW database; nothing is written",
     doc_md=MANUAL + manual("validation"),
-    schedule=_schedule(),
+    schedule=schedule("MIGRATION_VALIDATION_SCHEDULE"),
     catchup=False,
     params=form("validation"),
     tags=["mdw", "validation"],

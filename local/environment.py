@@ -87,6 +87,8 @@ def airflow_settings(state: State) -> dict[str, str]:
         "MIGRATION_STAGING_URI": f"file://{state.staging}",
         "MIGRATION_REPORT_URI": f"file://{state.reports}",
         "MIGRATION_LOG_DIR": str(state.logs / "runs"),
+        # Nights are made by hand here: one that starts by itself would lock the target.
+        "MIGRATION_SCHEDULE": "none",
         "PYTHONPATH": str(PROJECT),
     }
 

@@ -189,7 +189,6 @@ def running_scheduler(
         "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(32),
         "MIGRATION_EMBEDDING_PROVIDER": "hash",
         "MIGRATION_PARTITION_ROWS": "40",
-        "MIGRATION_SCHEDULE": "none",
         **(changes or {}),
     }
     with ExitStack() as stack:
