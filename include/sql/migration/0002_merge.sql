@@ -68,7 +68,7 @@ $$;
 -- Decides the fate of every staged row; writes nothing outside pg_temp. Skipped: rows that would be written, but hold
 -- what somebody else wrote, where p_keep says that this stands; they are staged no more.
 CREATE FUNCTION migration.classify_stage(p_run text, p_entity text, p_keep boolean) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = '' SET default_statistics_target = 20 AS $$
 DECLARE
   spec migration.entities;
   ref record;
@@ -147,7 +147,7 @@ BEGIN
     DELETE FROM pg_temp.stage_findings s USING pg_temp.fates f WHERE f.legacy_id = s.legacy_id AND f.fate = 'skipped';
     DELETE FROM pg_temp.stage_redirects s USING pg_temp.fates f WHERE f.legacy_id = s.legacy_id AND f.fate = 'skipped';
   END IF;
-  ANALYZE pg_temp.fates;
+  ANALYZE pg_temp.fates (legacy_id, fate);
 END $$;
 
 -- Applies the fates: business rows, id_map, merges, quarantine, findings.

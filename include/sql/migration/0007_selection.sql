@@ -38,7 +38,7 @@ $$;
 -- ANALYZE behind a bulk load: autovacuum comes too late, and plans made for empty tables are slow. By the owner, for
 -- nobody else may.
 CREATE FUNCTION migration_api.refresh_statistics(p_entity text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET statement_timeout = '10min' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET statement_timeout = '10min' SET default_statistics_target = 20 AS $$
 BEGIN
   PERFORM FROM migration.entities e WHERE e.entity = p_entity;
   IF NOT FOUND THEN
