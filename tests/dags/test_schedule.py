@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -20,7 +21,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch, dag_id: str, text: str | None) -> Da
         monkeypatch.delenv(SCHEDULES[dag_id], raising=False)
     else:
         monkeypatch.setenv(SCHEDULES[dag_id], text)
-    return DagBag(os.path.join(os.environ["AIRFLOW__CORE__DAGS_FOLDER"], f"{dag_id}.py"))
+    return DagBag(Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py")
 
 
 def timetable(bag: DagBag, dag_id: str) -> Timetable:
@@ -48,9 +49,7 @@ def test_a_wrong_one_is_an_import_error(monkeypatch: pytest.MonkeyPatch, dag_id:
 
 
 @pytest.mark.parametrize("dag_id", SCHEDULES)
-def test_a_dag_that_is_unpaused_waits_for_the_next_time(
-    monkeypatch: pytest.MonkeyPatch, dag_id: str
-) -> None:
+def test_a_dag_that_is_unpaused_waits_for_the_next_time(monkeypatch: pytest.MonkeyPatch, dag_id: str) -> None:
     """Also when the last one is but minutes past: a run by hand would meet a run that nobody wanted."""
     now = datetime.now(UTC)
     past = now - timedelta(minutes=2)
