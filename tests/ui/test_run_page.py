@@ -136,6 +136,10 @@ def test_follows_a_run_under_way_until_it_ends(
     context.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(4_000)
     assert not [url for url in asked if url.endswith("/progress")]
+    # Its failed tasks are cleared, and somebody looks again.
+    live.execute("UPDATE migration.runs SET status = 'running', ended_at = NULL WHERE run_id = %s", [LIVE])
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#headline")).to_contain_text("running")
 
 
 def test_a_run_that_is_not_open_yet_is_waited_for(page: Page, site: Site) -> None:

@@ -130,22 +130,28 @@ export function moment(text) {
 
 export const words = (name) => name.replaceAll("_", " ");
 
-/** Asks every so often while the page is seen, until `ask` says that it is over; one request at a time. */
-export function poll(ask, seconds) {
+const AFTER_A_FAULT_SECONDS = 20;
+
+/** Asks while the page is seen, one request at a time; `ask` says after how many seconds again, or null when it is over. */
+export function poll(ask) {
   let timer = null;
   let busy = false;
-  let over = false;
+  let wait = AFTER_A_FAULT_SECONDS;
   const turn = async () => {
     clearTimeout(timer);
-    if (busy || over || document.hidden) return;
+    if (busy || wait === null || document.hidden) return;
     busy = true;
+    wait = AFTER_A_FAULT_SECONDS;
     try {
-      over = (await ask()) === true;
+      wait = await ask();
     } finally {
       busy = false;
-      if (!over) timer = setTimeout(turn, seconds * 1000);
+      if (wait !== null) timer = setTimeout(turn, wait * 1000);
     }
   };
   document.addEventListener("visibilitychange", turn);
   return turn();
 }
+
+/** After which answers asking again is of no use. */
+export const isOver = (error) => error.status === 401 || error.status === 403;

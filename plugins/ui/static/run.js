@@ -1,5 +1,5 @@
 // The page about a run: asks for its progress while it goes on, and shows it.
-import { applyTheme, between, count, duration, el, getJson, guidance, moment, percent, poll, Refused, say, show, words } from "./page.js";
+import { applyTheme, between, count, duration, el, getJson, guidance, isOver, moment, percent, poll, Refused, say, show, words } from "./page.js";
 import { progressBar, stackedBar, table } from "./tables.js";
 import { history, reviewLink, tasksUnderWay } from "./parts.js";
 import { Quarantine } from "./quarantine.js";
@@ -139,15 +139,16 @@ async function readRun() {
     checks(found);
     embeddings(found);
     show(place("now"), found.run.status === "running" ? await tasksUnderWay(root, dag, run) : null);
-    return found.run.status !== "running";
+    // A failed run goes on when its tasks are cleared.
+    return found.run.status === "running" ? RUN_SECONDS : STATE_SECONDS;
   } catch (error) {
     if (error instanceof Refused && error.status === 404) {
       show(place("headline"), el("p", { class: "muted" }, error.message));
       show(place("now"), await tasksUnderWay(root, dag, run));
-      return false;
+      return RUN_SECONDS;
     }
     show(place("trouble"), guidance(error));
-    return error.status === 401 || error.status === 403;
+    return isOver(error) ? null : RUN_SECONDS;
   }
 }
 
@@ -158,14 +159,14 @@ async function readState() {
     quarantine.counts(found.quarantine);
     show(place("review"), reviewLink(found.pairs, "../../review"));
     show(place("history"), history(found, "../", decodeURIComponent(run)));
-    return false;
+    return STATE_SECONDS;
   } catch (error) {
     show(place("history"), guidance(error));
-    return error.status === 401 || error.status === 403;
+    return isOver(error) ? null : STATE_SECONDS;
   }
 }
 
 applyTheme();
 document.title = `Migration ${decodeURIComponent(run)}`;
-poll(readRun, RUN_SECONDS);
-poll(readState, STATE_SECONDS);
+poll(readRun);
+poll(readState);

@@ -1,5 +1,5 @@
 // The page about the target as it is now: who migrates, what waits for people, the last runs.
-import { applyTheme, getJson, guidance, poll, show } from "./page.js";
+import { applyTheme, getJson, guidance, isOver, poll, show } from "./page.js";
 import { history, holder, reviewLink } from "./parts.js";
 import { Quarantine } from "./quarantine.js";
 
@@ -17,12 +17,12 @@ async function read() {
     show(place("review"), reviewLink(found.pairs, "review"));
     show(place("history"), history(found, "runs/"));
     show(place("trouble"));
-    return false;
+    return SECONDS;
   } catch (error) {
     show(place("trouble"), guidance(error));
-    return error.status === 401 || error.status === 403;
+    return isOver(error) ? null : SECONDS;
   }
 }
 
 applyTheme();
-poll(read, SECONDS);
+poll(read);
