@@ -16,7 +16,7 @@ from include.core.notes import Note
 from include.core.report_estimate import against_reality, span
 from include.core.report_tables import ERROR_COLUMNS, FATES
 
-PHASES = (
+_WITH_BATCHES = (
     "extraction",
     "transformation",
     "deduplication",
@@ -85,7 +85,7 @@ def build(
         "next_steps": _next_steps(run, failed_tasks, failed_checks, failures, _waiting(notes, told)),
         "notes": _notes(notes),
         "entities": entities,
-        "phases": [_phase(name, batches, run) for name in PHASES if any(b["phase"] == name for b in batches)],
+        "phases": [_phase(name, batches, run) for name in _WITH_BATCHES if any(b["phase"] == name for b in batches)],
         "estimate": against_reality(estimate, batches, seconds),
         "checks": {
             "passed": sum(bool(c["passed"]) for c in checks),

@@ -16,6 +16,7 @@ from airflow.dag_processing.dagbag import DagBag
 from include.core.approval import APPROVE, REJECT
 from include.core.errors import REGISTRY
 from include.core.findings import FINDINGS
+from include.core.run_progress import PHASES
 from include.core.settings import params
 from include.entities import EMBEDDED, ENTITIES
 from local.docs import PAGES
@@ -26,17 +27,6 @@ _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-PHASES = [
-    "preparation",
-    "extraction",
-    "transformation",
-    "deduplication",
-    "approval",
-    "loading",
-    "ai_enhancement",
-    "validation",
-    "completion",
-]
 # Names files and tasks that are still to be made; they are tried in a test of their own.
 _EXAMPLE = "adding-an-entity.md"
 _FOLDERS = ("dags", "plugins", "include", "local", "tests", "docs", ".ci")
@@ -142,7 +132,7 @@ def test_dags_tasks_and_phases_of_the_pages_exist(readme, dags):
     groups = dag.task_group.get_task_group_dict()
 
     assert dag.task_ids == other.task_ids
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == PHASES
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*PHASES]
     assert set(PHASES) == set(dag.task_group.children)
     assert set(
         re.findall(r"\bmdw_(?:\w+_migration|undo_merge|preflight|rollback|validation)\b", readme)
