@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from include.core.report import PHASES
+from include.core.report import BATCH_PHASES
 from include.synthetic.sizes import SourceSize
 from local.databases import LEGACY, OWNER, READER, TARGET, legacy_dsn, target_dsn
 from local.demo import Stopwatch, migrate_metadata
@@ -33,7 +33,7 @@ FULL, CHANGED, UNCHANGED = "full", "1 % changed", "unchanged"
 RUNS = (FULL, CHANGED, UNCHANGED)
 SEED = 1
 _PREPARATION, _WHOLE_RUN, _COMMAND = "preparation and the rest", "whole run", "with Airflow's start"
-ROWS = (_PREPARATION, *PHASES, _WHOLE_RUN, _COMMAND)
+ROWS = (_PREPARATION, *BATCH_PHASES, _WHOLE_RUN, _COMMAND)
 SERVER_SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 # Every hundredth row of both tables, but not the same people: a patient is read again for either.
 _CHANGES = (
@@ -116,7 +116,7 @@ def measured(report: Mapping[str, Any], command: float) -> Measured:
     Args:
         command: seconds from the start of the command to its end.
     """
-    phases = dict.fromkeys(PHASES, 0.0)
+    phases = dict.fromkeys(BATCH_PHASES, 0.0)
     phases |= {phase["phase"]: phase["wall_seconds"] for phase in report["phases"]}
     whole = report["seconds"]
     rest = whole - sum(phases.values())

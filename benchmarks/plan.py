@@ -26,7 +26,7 @@ from benchmarks.incremental import (
     size_of,
 )
 from benchmarks.speed.measured import aligned
-from include.core.report import PHASES
+from include.core.report import BATCH_PHASES
 from include.core.run_estimate import FIXED_SECONDS, phase_times, readable_seconds
 from include.entities import ENTITIES
 from local.databases import OWNER, READER, legacy_dsn, target_dsn
@@ -60,7 +60,7 @@ def source_rows(rows: int) -> dict[str, int]:
 
 def rates(measured: Measured, rows: int) -> dict[str, float]:
     """Rows per second of the phases of a run with so many patients, in the terms of the preflight's estimate."""
-    unit = phase_times(ENTITIES.values(), source_rows(rows), dict.fromkeys(PHASES, 1.0), "postgres")
+    unit = phase_times(ENTITIES.values(), source_rows(rows), dict.fromkeys(BATCH_PHASES, 1.0), "postgres")
     return {
         time.phase: time.rows / measured.seconds[time.phase]
         for time in unit

@@ -16,7 +16,7 @@ from include.core.notes import Note
 from include.core.report_estimate import against_reality, span
 from include.core.report_tables import ERROR_COLUMNS, FATES
 
-_WITH_BATCHES = (
+BATCH_PHASES = (
     "extraction",
     "transformation",
     "deduplication",
@@ -25,6 +25,7 @@ _WITH_BATCHES = (
     "ai_enhancement",
     "validation",
 )
+"""Phases whose work the ledger counts by batches, in their order."""
 _FOREIGN = "What somebody else changed stops it, unless foreign_writes is overwrite or keep."
 _MOST_LISTED = 50
 
@@ -85,7 +86,9 @@ def build(
         "next_steps": _next_steps(run, failed_tasks, failed_checks, failures, _waiting(notes, told)),
         "notes": _notes(notes),
         "entities": entities,
-        "phases": [_phase(name, batches, run) for name in _WITH_BATCHES if any(b["phase"] == name for b in batches)],
+        "phases": [
+            _phase(name, batches, run) for name in BATCH_PHASES if any(b["phase"] == name for b in batches)
+        ],
         "estimate": against_reality(estimate, batches, seconds),
         "checks": {
             "passed": sum(bool(c["passed"]) for c in checks),

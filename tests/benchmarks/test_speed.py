@@ -15,7 +15,7 @@ from benchmarks.speed.limit import COLUMNS, transforming_select
 from benchmarks.speed.measured import MeasurementError, Sample, aligned, middle, of_process, ratios
 from benchmarks.speed.pipeline import PHASES, PLAN, Loaded
 from benchmarks.speed.repeated import AGAIN, FIRST, Round, _again_table
-from include.core.report import PHASES as PHASES_OF_RUN
+from include.core.report import BATCH_PHASES
 from include.core.run_estimate import FIXED_SECONDS
 from include.synthetic.sizes import SourceSize
 from local.legacy_source import fill
@@ -82,7 +82,7 @@ def test_loading_again_is_compared_with_the_first_load() -> None:
 
 
 def test_a_plan_at_measured_rates_gives_back_what_was_measured() -> None:
-    seconds = {**dict.fromkeys(PHASES_OF_RUN, 0.0), "extraction": 2.0, "loading": 8.0, "deduplication": 4.0}
+    seconds = {**dict.fromkeys(BATCH_PHASES, 0.0), "extraction": 2.0, "loading": 8.0, "deduplication": 4.0}
     measured = Measured({**seconds, WHOLE: 30.0}, read=0, written=0)
     found = rates(measured, 1_000)
     again = planned(1_000, found)
