@@ -13,21 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 # Spelt out, since strftime follows the machine's locale and the text must not.
-_MONTHS = pa.array(
-    [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ]
+_MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 )
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _BLANKS = r"[\s\p{Z}\p{Cc}]+"
@@ -203,7 +201,7 @@ def _month(_column: DocumentColumn, values: pa.Array) -> pa.Array:
         values, zone = _instants(values), "UTC"
     # A cast from a zone to UTC keeps the instant; what has no zone is read as UTC.
     instants = values.cast(pa.timestamp("us", "UTC" if zone else None))
-    months = _MONTHS.take(pc.subtract(pc.month(instants), 1))
+    months = pa.array(_MONTHS).take(pc.subtract(pc.month(instants), 1))
     return pc.binary_join_element_wise(months, pc.year(instants).cast(pa.string()), " ")
 
 

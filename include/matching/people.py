@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from include.core.errors import MigrationError
@@ -132,6 +131,8 @@ def _text(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _by_id(table: pa.Table) -> pa.Table:
+    import pandas as pd  # noqa: PLC0415 - a third of what reading a DAG would cost each task
+
     ids = _text(table, "legacy_id").to_pandas()
     numbers = pd.to_numeric(ids.astype(object), errors="coerce")
     if numbers.isna().any() or numbers.duplicated().any() or (numbers % 1 != 0).any():
@@ -160,5 +161,7 @@ def _named_addresses(
 
 def _moments(stamps: pa.ChunkedArray) -> IntArray:
     """Microseconds since 1970; NULL and what is no moment (infinity, BC) come before everything else."""
+    import pandas as pd  # noqa: PLC0415 - a third of what reading a DAG would cost each task
+
     moments = pd.to_datetime(stamps.to_pandas().astype(object), utc=True, format="ISO8601", errors="coerce")
     return np.asarray(moments.astype("datetime64[us, UTC]").astype("int64"), dtype=np.int64)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 IntArray = npt.NDArray[np.int64]
@@ -51,6 +50,8 @@ class Texts:
 
 def hashes(texts: Sequence[str]) -> HashArray:
     """A hash of each text, the same in every process; 0 for the empty text only."""
+    import pandas as pd  # noqa: PLC0415 - a third of what reading a DAG would cost each task
+
     if not len(texts):
         return np.zeros(0, dtype=np.uint64)
     values = np.asarray(texts, dtype=object)
@@ -107,5 +108,7 @@ def encode_texts(
 
 def pair_codes(left: HashArray, right: HashArray) -> IntArray:
     """A number for each distinct pair of hashes."""
+    import pandas as pd  # noqa: PLC0415 - a third of what reading a DAG would cost each task
+
     mixed = left * np.uint64(0x9E3779B97F4A7C15) + right
     return pd.factorize(mixed)[0].astype(np.int64)

