@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from tests.hooks.loading import Row, Target, patient, practice, profile
+from include.files.manifest import Outcome, Status, outcome_table
+from tests.hooks.loading import Row, Target, patient, practice, profile, project
 
 _ROWS = 2_000
 # Each of some twenty statements looks at the batch once or twice; a nested loop would look at it 2,000 times.
 _MOST_READ_PER_ROW = 100
-_READ = """SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint
+_READ = """SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint
 FROM pg_stat_xact_all_tables WHERE schemaname = 'public' OR schemaname = 'migration' OR schemaname LIKE 'pg_temp%'"""
 
 
@@ -19,14 +22,19 @@ def rows(first: int = 1) -> list[Row]:
     ]
 
 
+def read_by(target: Target, work: Callable[[], object]) -> int:
+    """Rows of tables that are read by calls over the target's connection."""
+    with target.connection.transaction():
+        before = target.connection.execute(_READ).fetchall()
+        work()
+        after = target.connection.execute(_READ).fetchall()
+    return int(after[0][0]) - int(before[0][0])
+
+
 def read_per_row(target: Target, batch: list[Row], *, run: str) -> float:
     """Rows of tables that are read to load a batch, for each row of it."""
     target.tracking(run)
-    with target.connection.transaction():
-        target.load("patients", batch, run=run, batch="p001-b0000")
-        found = target.connection.execute(_READ).fetchone()
-    assert found is not None
-    return float(found[0]) / _ROWS
+    return read_by(target, lambda: target.load("patients", batch, run=run, batch="p001-b0000")) / _ROWS
 
 
 def with_statistics_of_an_empty_entity(target: Target) -> None:
@@ -56,6 +64,38 @@ def test_tables_that_were_vacuumed_empty_are_not_read_whole_for_each_row(target:
     with target.connection.transaction():
         target.load("patients", rows(), run="run-1", batch="p001-b0000")
         assert target.connection.execute(_WHOLE, [_ROWS // 10]).fetchall() == []
+
+
+_TOGETHER = 50
+
+
+def test_what_is_recorded_of_some_files_does_not_cost_more_the_more_there_are(target: Target) -> None:
+    target.connection.execute(
+        "INSERT INTO migration.finding_kinds VALUES ('file_missing', '', '') ON CONFLICT DO NOTHING"
+    )
+    keys = range(1, _ROWS + 1)
+    target.load(
+        "projects", [project(key, legacy_uid=uid(key), storage_path=f"{key}/{uid(key)}") for key in keys]
+    )
+    target.api.call("plan_files", run="run-1", entity="projects")
+
+    def missing(first: int) -> int:
+        outcomes = [
+            Outcome(str(key), f"{key}/{uid(key)}", Status.MISSING, finding="file_missing")
+            for key in range(first, first + _TOGETHER)
+        ]
+        incoming = {"files": outcome_table(outcomes)}
+        return read_by(
+            target,
+            lambda: target.api.call("record_files", incoming=incoming, run="run-1", entity="projects"),
+        )
+
+    read = [missing(first) for first in range(1, _ROWS, _TOGETHER)]
+    assert max(read) < _TOGETHER * _MOST_READ_PER_ROW, read
+
+
+def uid(number: int) -> str:
+    return f"0d6e3f0a-6f0b-4c53-8f4e-{number:012d}"
 
 
 # Refuses every row, and notes how many locks are held by then: a sequence remembers what is rolled back.

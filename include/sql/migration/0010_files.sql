@@ -32,12 +32,14 @@ CREATE INDEX files_finding ON migration.files (finding) WHERE finding IS NOT NUL
 ALTER TABLE migration.files ENABLE ROW LEVEL SECURITY;
 
 -- Carries what the manifest says over to the rows that users read, and to the findings. All rows of an entity, or
--- those in pg_temp.incoming_files.
-CREATE FUNCTION migration.show_files(p_run text, p_entity text, p_incoming boolean) RETURNS void
+-- those with p_ids.
+CREATE FUNCTION migration.show_files(p_run text, p_entity text, p_ids text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
-  chosen text := CASE WHEN p_incoming
-    THEN 'AND f.legacy_id IN (SELECT n.legacy_id FROM pg_temp.incoming_files n)' ELSE '' END;
+  -- An array is looked up by key, whatever the statistics say of tables that grow while files are copied; findings are
+  -- compared so that no index of them can be taken for it.
+  chosen text := CASE WHEN p_ids IS NULL THEN '' ELSE 'AND %s.legacy_id = ANY ($3)' END;
+  chosen_files text := format(chosen, 'f');
 BEGIN
   EXECUTE format(
     'UPDATE public.%I t SET storage_status = f.status::public.storage_status, checksum = f.checksum,
@@ -45,18 +47,17 @@ BEGIN
      FROM migration.files f
      WHERE f.entity = $1 AND f.withdrawn_at IS NULL AND f.target_id = t.id %s
        AND (t.storage_status::text, t.checksum, t.mime_type) IS DISTINCT FROM (f.status, f.checksum, f.mime_type)',
-    p_entity, chosen) USING p_entity;
+    p_entity, chosen_files) USING p_entity, p_run, p_ids;
   EXECUTE format(
-    'DELETE FROM migration.findings g USING migration.files f
-     WHERE f.entity = $1 AND g.entity = $1 AND g.legacy_id = f.legacy_id %s
-       AND g.code LIKE ''file\_%%'' AND g."column" = ''storage_path''
+    'DELETE FROM migration.findings g
+     WHERE g.entity = $1 AND left(g.code, 5) = ''file_'' AND g."column" = ''storage_path'' %s
        AND NOT EXISTS (SELECT 1 FROM migration.files p WHERE p.entity = $1 AND p.legacy_id = g.legacy_id
-         AND p.withdrawn_at IS NULL AND p.finding = g.code)', chosen) USING p_entity;
+         AND p.withdrawn_at IS NULL AND p.finding IS NOT DISTINCT FROM g.code)', format(chosen, 'g')) USING p_entity, p_run, p_ids;
   EXECUTE format(
     'INSERT INTO migration.findings (entity, legacy_id, code, "column", run_id)
      SELECT f.entity, f.legacy_id, f.finding, ''storage_path'', $2 FROM migration.files f
-     WHERE f.entity = $1 AND f.withdrawn_at IS NULL AND f.finding IS NOT NULL %s ON CONFLICT DO NOTHING',
-    chosen) USING p_entity, p_run;
+     WHERE f.entity = $1 AND f.withdrawn_at IS NULL AND coalesce(f.finding, '''') <> '''' %s ON CONFLICT DO NOTHING',
+    chosen_files) USING p_entity, p_run, p_ids;
 END $$;
 
 -- Brings the manifest up to date with the live rows of an entity: what is new or has another size is pending, what is
@@ -101,7 +102,7 @@ BEGIN
     PERFORM migration_api.refresh_statistics(p_entity);
   END IF;
 
-  PERFORM migration.show_files(p_run, p_entity, false);
+  PERFORM migration.show_files(p_run, p_entity, NULL);
   RETURN jsonb_build_object('added', added, 'changed', changed, 'withdrawn', withdrawn, 'buckets', (
     SELECT coalesce(jsonb_agg(DISTINCT f.bucket), '[]') FROM migration.files f
     WHERE f.entity = p_entity AND f.withdrawn_at IS NULL));
@@ -156,8 +157,10 @@ END $$;
 
 -- What became of the files in pg_temp.incoming_files. What is not known of a file now stays known from before.
 CREATE FUNCTION migration_api.record_files(p_run text, p_entity text) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = '' SET client_min_messages = warning SET statement_timeout = '10min' AS $$
+LANGUAGE plpgsql SET search_path = '' SET client_min_messages = warning SET statement_timeout = '10min'
+SET enable_seqscan = off AS $$
 DECLARE
+  ids CONSTANT text[] := ARRAY(SELECT n.legacy_id FROM pg_temp.incoming_files n);
   recorded bigint;
 BEGIN
   PERFORM migration.hold_lock(p_run);
@@ -167,9 +170,10 @@ BEGIN
     checksum = coalesce(n.checksum, f.checksum), finding = n.finding, upload_id = NULL, upload_fingerprint = NULL,
     run_id = p_run, updated_at = now()
   FROM pg_temp.incoming_files n
-  WHERE f.entity = p_entity AND f.legacy_id = n.legacy_id AND f.object_key = n.object_key AND f.withdrawn_at IS NULL;
+  WHERE f.entity = p_entity AND f.legacy_id = ANY (ids) AND f.legacy_id = n.legacy_id AND f.object_key = n.object_key
+    AND f.withdrawn_at IS NULL;
   GET DIAGNOSTICS recorded = ROW_COUNT;
-  PERFORM migration.show_files(p_run, p_entity, true);
+  PERFORM migration.show_files(p_run, p_entity, ids);
   RETURN to_jsonb(recorded);
 END $$;
 
