@@ -16,15 +16,15 @@ from include.core.spec import Entity
 from include.embedding.prices import Price, cost
 
 DEFAULT_RATES: Mapping[str, float] = {
-    "extraction": 100_000,
-    "transformation": 95_000,
+    "extraction": 140_000,
+    "transformation": 100_000,
     "deduplication": 14_000,
-    "loading": 15_000,
-    "validation": 95_000,
+    "loading": 19_000,
+    "validation": 41_000,
 }
-"""Rows per second of whole phases on two cores, both databases on the same machine (benchmarks/README.md, the
-incremental benchmark with 210,000 users and as many patients)."""
-DEFAULTS_FROM = "benchmarks/README.md, two cores"
+"""Rows per second of whole phases on two cores, both databases on the same machine (docs/benchmarks.md, the real
+size: rows that were taken up by the seconds of the phase; deduplication by the incremental benchmark)."""
+DEFAULTS_FROM = "docs/benchmarks.md, two cores"
 _REST_SHARE = {"loading": 0.21}
 """What a phase keeps of its rate where rows travel through the Supabase client (benchmarks/README.md)."""
 FIXED_SECONDS = 15.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from include.core.run_estimate import DEFAULT_RATES
 from include.core.run_progress import PHASES, LedgerSum, Part, Standing, standing
 
 BEGIN = datetime(2024, 5, 1, 2, 0, tzinfo=UTC)
@@ -64,12 +65,14 @@ def test_the_run_ends_when_the_phases_to_come_have_passed_at_the_rates_of_the_la
 
 
 def test_without_a_run_before_the_documented_rates_count() -> None:
-    assert part(stands("extraction"), "transformation").seconds_left == pytest.approx(150_000 / 95_000)
+    assert part(stands("extraction"), "transformation").seconds_left == pytest.approx(
+        150_000 / DEFAULT_RATES["transformation"]
+    )
 
 
 def test_few_rows_tell_no_rate() -> None:
     found = stands("loading", row("loading", "patients", 10, 10))
-    assert part(found, "loading").seconds_left == pytest.approx(149_990 / 15_000)
+    assert part(found, "loading").seconds_left == pytest.approx(149_990 / DEFAULT_RATES["loading"])
 
 
 def test_nobody_knows_before_anything_is_planned() -> None:

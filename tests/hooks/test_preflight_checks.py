@@ -13,6 +13,7 @@ import pytest
 from supabase import create_client
 
 from include.core.preflight import CATALOGUE, Result, Status, passed
+from include.core.run_estimate import DEFAULTS_FROM
 from include.core.settings import Settings, check, params
 from include.entities import EMBEDDED, ENTITIES
 from include.synthetic.sizes import SourceSize
@@ -209,7 +210,7 @@ class TestEstimate:
             "AIRFLOW_CONN_SUPABASE_DB", connection_variable("postgresql://a:b@127.0.0.1:5432/c")
         )
         documented = look(EstimateChecksOperator, ROWS, entities=["patients"])["estimate.time"]
-        assert "benchmarks/README.md" in documented.why
+        assert DEFAULTS_FROM in documented.why
         rates = Result.of("target.reachable", passed("", rates={"loading": 100.0}))
         measured = look(EstimateChecksOperator, ROWS, rates, entities=["patients"])["estimate.time"]
         assert measured.facts["seconds"]["loading"] == 3_000.0

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from include.core.run_estimate import DEFAULT_RATES
 from include.core.tracking import Fates
 from include.entities import ENTITIES
 from plugins.hooks.plans import PlansHook
@@ -41,7 +42,7 @@ def test_without_an_earlier_run_documented_rates_are_taken(target: Target) -> No
     planned(target, "first", 15_000)
     made = RunEstimates(target.api, "first").make(CHOSEN, "postgres")
     assert made["based_on"] is None
-    assert seconds_of(made)["loading"] == pytest.approx(1.5)
+    assert seconds_of(made)["loading"] == pytest.approx(0.5 + 15_000 / DEFAULT_RATES["loading"], abs=0.001)
     assert {phase["rows"] for phase in made["phases"]} == {15_000}
 
 
